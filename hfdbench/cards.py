@@ -1,0 +1,251 @@
+"""Cards: TOML files that say what is compared, on what, and how it is shown. Read, validate, find them.
+
+A card is found in, later folders adding to earlier ones: the bundled folder, folders named by entry points of the group
+`hfdbench.cards` (an entry point is a path, or a function that returns one), the current directory, and every --cards DIR.
+Each of these holds `codecs/*.toml`, `datasets/*.toml`, `reports/*.toml`. Two cards of one id are refused, unless the
+files are equal to the byte (a checkout beside an installed copy).
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import BadRequest, unknown
+
+ID = re.compile(r"[a-z0-9][a-z0-9._+-]*")
+
+
+class Table(BaseModel):
+    """A table of a card: unknown keys are refused, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Card(Table):
+    """What every card has. `source` is the file it was read from."""
+
+    id: str
+    title: str = ""
+    source: Path = Field(default=Path("card"), exclude=True)
+
+    @field_validator("id")
+    @classmethod
+    def _plain_id(cls, value: str) -> str:
+        if not ID.fullmatch(value):
+            raise ValueError("must be lower-case letters, digits and . _ + -")
+        return value
+
+
+class WeightFile(Table):
+    """A file of weights beside the card."""
+
+    file: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Point(Table):
+    """One operating point: the keyword arguments of the adapter."""
+
+    id: str
+    options: dict[str, Any] = {}
+    weights: tuple[WeightFile, ...] = ()
+
+    _plain = field_validator("id")(Card._plain_id.__func__)
+
+
+class Skip(Table):
+    """An honest absence, shown in the report with its reason. Without point or dataset it covers all of them."""
+
+    reason: str
+    point: str | None = None
+    dataset: str | None = None
+
+
+class CodecCard(Card):
+    """What is compared. `settings` states what a reader must know: encoder, chroma, effort, colour path.
+
+    streams: id of the codec whose streams (of the same point ids) this one decodes; it then never encodes.
+    """
+
+    kind: Literal["classical", "autoencoder", "gan", "diffusion", "flow"]
+    adapter: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    paper: str = ""
+    settings: str = ""
+    streams: str | None = None
+    points: tuple[Point, ...] = Field(min_length=1)
+    skip: tuple[Skip, ...] = ()
+
+    @model_validator(mode="after")
+    def _unique_points(self):
+        ids = [point.id for point in self.points]
+        for name in ids:
+            if ids.count(name) > 1:
+                raise ValueError(f'point "{name}" is given twice')
+        return self
+
+    def point(self, point_id: str) -> Point:
+        for point in self.points:
+            if point.id == point_id:
+                return point
+        raise unknown(f"point of {self.id}", point_id, (p.id for p in self.points))
+
+    def skipped(self, point_id: str, dataset_id: str) -> str | None:
+        """The reason why this point is not run on this dataset, or None."""
+        for skip in self.skip:
+            if skip.point in (None, point_id) and skip.dataset in (None, dataset_id):
+                return skip.reason
+        return None
+
+
+class Source(Table):
+    """A file to download. `unpack`: take the pictures out of this archive; `sha256` and `bytes` are checked when given."""
+
+    url: str
+    bytes: int | None = None
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    unpack: Literal["zip", "tar"] | None = None
+
+
+class DatasetCard(Card):
+    """On what it is compared.
+
+    folder: below the data root; count: number of images of the whole set, asserted; patches: number of FID/256 patches
+    of the whole set, asserted; protocol: how FID cuts it; crop: how each picture is brought to its crop on reading;
+    names: file beside the card that lists the pictures of the set in order, one a line, pinned by names_sha256;
+    package: Python function "module:function" that yields the pictures (name, bytes or array) instead of a folder.
+    """
+
+    folder: str | None = None
+    package: str | None = None
+    count: int | None = None
+    patches: int | None = None
+    protocol: Literal["fid256", "whole"] = "fid256"
+    crop: Literal["none", "center256", "resize256"] = "none"
+    names: str | None = None
+    names_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    licence: str = ""
+    note: str = ""
+    sources: tuple[Source, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_a_place(self):
+        if (self.folder is None) == (self.package is None):
+            raise ValueError('give either "folder" or "package"')
+        return self
+
+
+class FigureCard(Card):
+    """How it is shown: one figure. `x` and `y` are columns of the points table; `where` keeps the rows of these values."""
+
+    x: str
+    y: str
+    x_log: bool = False
+    y_log: bool = False
+    codecs: tuple[str, ...] = ()
+    dataset: str | None = None
+    note: str = ""
+
+
+C = TypeVar("C", bound=Card)
+FOLDERS: dict[type[Card], str] = {CodecCard: "codecs", DatasetCard: "datasets", FigureCard: "reports"}
+
+
+def bundled_root() -> Path:
+    """Folder that holds codecs/, datasets/, reports/: inside an installed package, or the checkout itself."""
+    installed = Path(__file__).parent / "_data"
+    return installed if installed.is_dir() else Path(__file__).parent.parent
+
+
+def card_roots(extra: Iterable[Path] = ()) -> list[Path]:
+    """Every folder that cards are looked for in, in order. Raises BadRequest for a --cards folder that is not there."""
+    roots = [bundled_root(), *_entry_point_roots(), Path.cwd()]
+    for folder in extra:
+        if not Path(folder).is_dir():
+            raise BadRequest(f"--cards {folder}: no such folder; give one that holds codecs/, datasets/ or reports/")
+        roots.append(Path(folder))
+    return list(dict.fromkeys(root.resolve() for root in roots))
+
+
+@cache
+def _entry_point_roots() -> tuple[Path, ...]:
+    roots = []
+    for entry in entry_points(group="hfdbench.cards"):
+        try:
+            place = entry.load()
+            roots.append(Path(place() if callable(place) else place))
+        except Exception as error:
+            raise BadRequest(f'entry point "{entry.name}" of {entry.value}: {error}; mend or uninstall it') from error
+    return tuple(roots)
+
+
+def read_card(path: Path, kind: type[C]) -> C:
+    """Read and validate one card. Raises BadRequest naming file, key, cause and cure."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise BadRequest(f"{path}: not valid TOML: {error}; mend the line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"{path}: cannot be read: {error}") from None
+    if "source" in data:
+        raise BadRequest(f'{path}: key "source": unknown; remove it')
+    try:
+        return kind(**data, source=path)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(whole card)"
+        cause = {"missing": "is missing", "extra_forbidden": "is unknown"}.get(first["type"], first["msg"])
+        cure = {"missing": "add it", "extra_forbidden": f"known keys: {', '.join(_keys(kind, first['loc']))}"}
+        raise BadRequest(f'{path}: key "{key}": {cause}; {cure.get(first["type"], "mend the card")}') from None
+
+
+def _keys(kind: type[BaseModel], location: tuple) -> list[str]:
+    for part in location[:-1]:
+        if isinstance(part, str):
+            inner = [t for t in getattr(kind.model_fields[part].annotation, "__args__", ()) if isinstance(t, type)]
+            tables = [t for t in inner if issubclass(t, BaseModel)]
+            kind = tables[0] if tables else kind
+    return [name for name in kind.model_fields if name != "source"]
+
+
+def find_cards(kind: type[C], extra: Iterable[Path] = ()) -> dict[str, C]:
+    """Every card of a kind by id, sorted. Raises BadRequest for an invalid card or an id given twice."""
+    found: dict[str, C] = {}
+    for root in card_roots(extra):
+        for path in sorted((root / FOLDERS[kind]).glob("*.toml")):
+            card = read_card(path, kind)
+            twin = found.get(card.id)
+            if twin is None:
+                found[card.id] = card
+            elif twin.source.read_bytes() != path.read_bytes():
+                raise BadRequest(f'{path}: id "{card.id}" is taken by {twin.source}; choose another id')
+    for card in found.values():
+        if isinstance(card, CodecCard) and card.streams is not None:
+            _check_streams(card, found)
+    return dict(sorted(found.items()))
+
+
+def _check_streams(card: CodecCard, cards: dict[str, Any]) -> None:
+    maker = cards.get(card.streams)
+    if maker is None:
+        raise BadRequest(f'{card.source}: key "streams": {unknown("codec", card.streams, cards)}')
+    for point in card.points:
+        if all(point.id != other.id for other in maker.points):
+            raise BadRequest(f'{card.source}: point "{point.id}": {maker.id} has no such point; rename it')
+
+
+def choose(kind: type[C], wanted: Iterable[str], extra: Iterable[Path] = ()) -> list[C]:
+    """Cards by id, in the order asked for. Raises BadRequest for an unknown one, naming the nearest."""
+    cards = find_cards(kind, extra)
+    thing = {CodecCard: "codec", DatasetCard: "dataset", FigureCard: "figure"}[kind]
+    chosen = []
+    for name in dict.fromkeys(wanted):
+        if name not in cards:
+            raise unknown(thing, name, cards)
+        chosen.append(cards[name])
+    return chosen

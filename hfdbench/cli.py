@@ -1,0 +1,1 @@
+"""The verbs. Imports nothing heavy: every command imports what it needs."""

@@ -1,0 +1,77 @@
+"""The whole extension point: a codec turns an image into bytes and bytes into an image.
+
+Conventions: an image is uint8, H x W x 3, sRGB; the caller never pads. A class whose constructor takes the options of a
+card's point and that has these two methods is a codec; nothing is inherited, nothing registered in code.
+
+A constructor parameter named `weights` receives the paths of the point's weight files, verified by sha256, and one
+named `device` receives "cpu" or "cuda". A constructor raises Unavailable when something it needs is not installed,
+before it does anything slow; decode raises StreamError for a stream it cannot honour.
+"""
+
+import hashlib
+import importlib
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from .errors import BadRequest, Unavailable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .cards import CodecCard
+
+    Image = np.ndarray
+
+
+class Codec(Protocol):
+    """One operating point of one compressor."""
+
+    def encode(self, image: "Image") -> bytes:
+        """Self-contained stream: its length is the rate."""
+
+    def decode(self, stream: bytes, *, seed: int) -> "Image":
+        """Same stream, seed and device: same pixels. The stream is all it may use."""
+
+
+def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
+    """Build the codec of a card's point.
+
+    Raises Unavailable when it cannot work here, BadRequest when the card is wrong (unknown point, adapter or option).
+    """
+    point = card.point(point_id)
+    module_name, _, class_name = card.adapter.partition(":")
+    try:
+        adapter = getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as error:
+        if error.name and module_name.startswith(error.name):
+            raise BadRequest(f'{card.source}: key "adapter": no module "{error.name}"; mend the card') from None
+        raise Unavailable(f"{card.id} needs the Python package {error.name}", f"pip install {error.name}") from None
+    except AttributeError:
+        raise BadRequest(f'{card.source}: key "adapter": {module_name} has no "{class_name}"; mend the card') from None
+    arguments = dict(point.options)
+    accepted = inspect.signature(adapter).parameters
+    if "weights" in accepted:
+        arguments["weights"] = [verified(card, point_id, entry.file, entry.sha256) for entry in point.weights]
+    if "device" in accepted:
+        arguments["device"] = device
+    try:
+        inspect.signature(adapter).bind(**arguments)
+    except TypeError as error:
+        raise BadRequest(f'{card.source}: point "{point_id}": options do not fit {class_name}: {error}') from None
+    return adapter(**arguments)
+
+
+def verified(card: "CodecCard", point_id: str, file: str, sha256: str) -> Path:
+    """Path of a weight file named in a card, relative to the card. Raises Unavailable when missing, BadRequest when altered."""
+    path = Path(card.source).parent / file
+    if not path.is_file():
+        raise Unavailable(f'{card.source}: point "{point_id}": {file} is missing', "reinstall hfdbench or train it anew")
+    with open(path, "rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != sha256:
+        raise BadRequest(
+            f'{card.source}: point "{point_id}": sha256 of {file} differs (expected {sha256[:12]}…, got {found[:12]}…); '
+            "restore the file or mend the card"
+        )
+    return path

@@ -1,0 +1,268 @@
+"""Stage 1: an ELIC-style autoencoder trained for mean squared error, one model for all its rates.
+
+Transforms and entropy model follow He et al. 2022 (ELIC, arXiv:2203.10886): strided 5x5 convolutions with residual
+bottleneck blocks, unevenly sized channel groups coded one after the other, each with a two-pass checkerboard context,
+the groups before it and a hyperprior as context. The parts are CompressAI's. Two things are ours: a small width that
+trains on CPUs, and gain units (Cui et al. 2021, "Asymmetric Gained Deep Image Compression", arXiv:2003.02012): a vector per
+rate scales the latents before rounding and another scales them back, so that one network serves every rate.
+
+Entropy coding is exact (see exact.py): a stream decodes to the same latents for any batch size, thread count or machine.
+
+Conventions: images are float32, N x 3 x H x W in [0, 1], H and W multiples of 64; `rate` is a long tensor of N indices.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from compressai.ans import BufferedRansEncoder, RansDecoder
+from compressai.entropy_models import EntropyBottleneck, GaussianConditional
+from compressai.layers import CheckerboardMaskedConv2d
+from compressai.models.sensetime import ResidualBottleneckBlock
+from compressai.models.utils import conv, deconv
+from compressai.ops import LowerBound, quantize_ste
+from torch import Tensor, nn
+
+from . import exact
+
+STRIDE = 64  # latents at 1/16, hyper-latents at 1/64 of the resolution
+SCALES = 64  # entries of the table of Gaussian scales
+SCALE_MIN, SCALE_MAX = 0.11, 128.0
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """widths: channels after each strided convolution; groups: latent channels coded together; lambdas: one per rate."""
+
+    widths: tuple[int, ...] = (48, 96, 128)
+    groups: tuple[int, ...] = (8, 8, 16, 32, 96)
+    hyper: int = 96
+    context: int = 96
+    lambdas: tuple[float, ...] = (0.0008, 0.0016, 0.0032, 0.0064, 0.0128)
+
+    @property
+    def latents(self) -> int:
+        return sum(self.groups)
+
+
+@dataclass
+class Parameters:
+    """What the entropy model says of one pass: means and log-scale-table indices, N x C x H x W."""
+
+    mean: Tensor
+    index: Tensor = field(repr=False)
+
+
+def checkerboard(like: Tensor) -> Tensor:
+    """1 x 1 x H x W: True on the anchors, which are coded first without spatial context."""
+    height, width = like.shape[-2:]
+    row = torch.arange(height, device=like.device)[:, None]
+    column = torch.arange(width, device=like.device)[None]
+    return ((row + column) % 2 == 0)[None, None]
+
+
+class Autoencoder(nn.Module):
+    def __init__(self, config: AutoencoderConfig = AutoencoderConfig()):
+        super().__init__()
+        self.config = config
+        a, b, c = config.widths
+        m, h, context = config.latents, config.hyper, config.context
+
+        def blocks(width):
+            return [ResidualBottleneckBlock(width, width) for _ in range(3)]
+
+        self.analysis = nn.Sequential(conv(3, a), *blocks(a), conv(a, b), *blocks(b), conv(b, c), *blocks(c), conv(c, m))
+        self.synthesis = nn.Sequential(
+            deconv(m, c), *blocks(c), deconv(c, b), *blocks(b), deconv(b, a), *blocks(a), deconv(a, 3)
+        )
+        self.hyper_analysis = nn.Sequential(
+            conv(m, h, 3, 1), nn.ReLU(), conv(h, h), nn.ReLU(), conv(h, h)
+        )
+        self.hyper_synthesis = nn.Sequential(
+            deconv(h, h), nn.ReLU(), deconv(h, h), nn.ReLU(), conv(h, 2 * context, 3, 1)
+        )
+        self.channel_context = nn.ModuleList()
+        self.spatial_context = nn.ModuleList()
+        self.entropy_parameters = nn.ModuleList()
+        done = 0
+        for group in config.groups:
+            self.channel_context.append(
+                nn.Sequential(conv(done, context, 3, 1), nn.ReLU(), conv(context, context, 3, 1)) if done else nn.Identity()
+            )
+            self.spatial_context.append(CheckerboardMaskedConv2d(group, context, 5, 1, 2))
+            width = context * (4 if done else 3)
+            self.entropy_parameters.append(
+                nn.Sequential(conv(width, 128, 1, 1), nn.ReLU(), conv(128, 128, 1, 1), nn.ReLU(), conv(128, 2 * group, 1, 1))
+            )
+            done += group
+        # Gains start where a uniform quantiser would put them: step^2 proportional to 1/lambda.
+        start = [0.5 * math.log(value / config.lambdas[-1]) for value in config.lambdas]
+        log_gain = torch.tensor(start)[:, None]
+        self.log_gain = nn.Parameter(log_gain.repeat(1, m))
+        self.log_inverse_gain = nn.Parameter(-log_gain.repeat(1, m))
+        self.log_hyper_gain = nn.Parameter(torch.zeros(len(start), h))
+        self.log_hyper_inverse_gain = nn.Parameter(torch.zeros(len(start), h))
+        self.bottleneck = EntropyBottleneck(h)
+        self.gaussian = GaussianConditional(None, scale_bound=SCALE_MIN)
+        self.scale_bound = LowerBound(math.log(SCALE_MIN))
+
+    # Training: rates are estimated, rounding passes gradients straight through.
+
+    def forward(self, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruction (N x 3 x H x W, not clipped) and estimated bits per image (N)."""
+        y = self.analyse(image, rate).float()
+        with torch.autocast(image.device.type, enabled=False):
+            z = self.hyper_analysis(y) * self.log_hyper_gain[rate].exp()[:, :, None, None]
+            _, z_likelihood = self.bottleneck(z)
+            medians = self.bottleneck._get_medians().detach()[None, :, :]
+            z_hat = quantize_ste(z - medians.reshape(1, -1, 1, 1)) + medians.reshape(1, -1, 1, 1)
+            hyper = self.hyper_synthesis(z_hat * self.log_hyper_inverse_gain[rate].exp()[:, :, None, None])
+            bits = -z_likelihood.log2().sum((1, 2, 3))
+            anchors = checkerboard(y)
+            coded: list[Tensor] = []
+            for k, y_k in enumerate(y.split(self.config.groups, 1)):
+                context = [hyper, self.channel_context[k](torch.cat(coded, 1))] if k else [hyper]
+                blank = y.new_zeros(len(y), self.config.context, *y.shape[2:])
+                mean_a, log_scale_a = self.entropy_parameters[k](torch.cat([blank, *context], 1)).chunk(2, 1)
+                y_hat_a = (quantize_ste(y_k - mean_a) + mean_a) * anchors
+                spatial = self.spatial_context[k](y_hat_a) * ~anchors
+                mean_n, log_scale_n = self.entropy_parameters[k](torch.cat([spatial, *context], 1)).chunk(2, 1)
+                mean = torch.where(anchors, mean_a, mean_n)
+                log_scale = torch.where(anchors, log_scale_a, log_scale_n)
+                noisy = y_k + torch.empty_like(y_k).uniform_(-0.5, 0.5)
+                likelihood = gaussian_likelihood(noisy - mean, self.scale_bound(log_scale))
+                bits = bits - likelihood.log2().sum((1, 2, 3))
+                coded.append(quantize_ste(y_k - mean) + mean)
+            y_hat = torch.cat(coded, 1)
+        return self.synthesise(y_hat, rate), bits
+
+    def analyse(self, image: Tensor, rate: Tensor) -> Tensor:
+        """Scaled latents, N x latents x H/16 x W/16, before rounding."""
+        return self.analysis(image - 0.5) * self.log_gain[rate].exp()[:, :, None, None]
+
+    def synthesise(self, y_hat: Tensor, rate: Tensor) -> Tensor:
+        """Image from decoded latents, N x 3 x H x W, not clipped."""
+        return self.synthesis(y_hat * self.log_inverse_gain[rate].exp()[:, :, None, None]).float() + 0.5
+
+    # Coding: one image at a time, on the CPU, exact.
+
+    @torch.inference_mode()
+    def compress(self, y: Tensor, rate: int) -> bytes:
+        """One rANS stream (hyper-latents, then latents) of scaled latents `y`: 1 x latents x H/16 x W/16, H, W multiples of 64."""
+        z = self.hyper_analysis(y) * self.log_hyper_gain[rate].exp()[None, :, None, None]
+        medians = exact.to_grid(self.bottleneck._get_medians().reshape(1, -1, 1, 1))
+        symbols = (z.double() - medians).round().int()
+        encoder = BufferedRansEncoder()
+        self._push(encoder, symbols, self._bottleneck_index(symbols.shape), self._bottleneck_table)
+        hyper = self._hyper(symbols, rate)
+        y = y.double()
+
+        def code(part: slice, mask: Tensor, said: Parameters) -> Tensor:
+            symbols = (y[:, part] - said.mean).round().clamp(-2**15, 2**15)
+            self._push(encoder, symbols[mask].int(), said.index[mask], self._gaussian_table)
+            return symbols
+
+        self._code_groups(hyper, code)
+        return encoder.flush()
+
+    @torch.inference_mode()
+    def decompress(self, stream: bytes, shape: tuple[int, int], rate: int) -> Tensor:
+        """Decoded latents (float32, 1 x latents x shape) of a stream made by `compress`; shape is (H/16, W/16)."""
+        decoder = RansDecoder()
+        decoder.set_stream(stream)
+        z_shape = (1, self.config.hyper, shape[0] // 4, shape[1] // 4)
+        symbols = self._pull(decoder, self._bottleneck_index(z_shape), self._bottleneck_table).reshape(z_shape)
+        hyper = self._hyper(symbols, rate)
+
+        def code(part: slice, mask: Tensor, said: Parameters) -> Tensor:
+            symbols = torch.zeros_like(said.mean)
+            symbols[mask] = self._pull(decoder, said.index[mask], self._gaussian_table).double()
+            return symbols
+
+        return self._code_groups(hyper, code)
+
+    def _code_groups(self, hyper: Tensor, code) -> Tensor:
+        """Walk groups and checkerboard passes in coding order; `code` turns parameters into symbols. Returns y_hat."""
+        anchors = checkerboard(hyper)
+        coded: list[Tensor] = []
+        start = 0
+        for k, group in enumerate(self.config.groups):
+            part = slice(start, start + group)
+            context = [hyper, exact.run(self.channel_context[k], torch.cat(coded, 1))] if k else [hyper]
+            spatial = torch.zeros(1, self.config.context, *hyper.shape[2:], dtype=torch.float64)
+            y_hat = torch.zeros(1, group, *hyper.shape[2:], dtype=torch.float64)
+            for mask in (anchors, ~anchors):
+                said = self._predict(k, torch.cat([spatial * ~anchors, *context], 1))
+                mask = mask.expand_as(y_hat)
+                y_hat = torch.where(mask, exact.to_grid(code(part, mask, said) + said.mean), y_hat)
+                if mask[0, 0, 0, 0]:
+                    spatial = exact.run(self.spatial_context[k], y_hat)
+            coded.append(y_hat)
+            start += group
+        return torch.cat(coded, 1).float()
+
+    def _hyper(self, symbols: Tensor, rate: int) -> Tensor:
+        medians = exact.to_grid(self.bottleneck._get_medians().reshape(1, -1, 1, 1))
+        gain = exact.to_grid(self.log_hyper_inverse_gain[rate].exp())[None, :, None, None]
+        return exact.run(self.hyper_synthesis, exact.to_grid((symbols + medians) * gain))
+
+    def _predict(self, k: int, context: Tensor) -> Parameters:
+        mean, log_scale = exact.run(self.entropy_parameters[k], context).chunk(2, 1)
+        low, high = math.log(SCALE_MIN), math.log(SCALE_MAX)
+        index = ((log_scale - low) * ((SCALES - 1) / (high - low))).round().clamp(0, SCALES - 1)
+        return Parameters(mean, index.int())
+
+    def _bottleneck_index(self, shape) -> Tensor:
+        return torch.arange(shape[1], dtype=torch.int32)[None, :, None, None].expand(shape)
+
+    @staticmethod
+    def _push(encoder, symbols: Tensor, index: Tensor, table) -> None:
+        encoder.encode_with_indexes(symbols.flatten().tolist(), index.flatten().tolist(), *table)
+
+    @staticmethod
+    def _pull(decoder, index: Tensor, table) -> Tensor:
+        return torch.tensor(decoder.decode_stream(index.flatten().tolist(), *table), dtype=torch.int32)
+
+    @property
+    def _bottleneck_table(self):
+        return _table(self.bottleneck)
+
+    @property
+    def _gaussian_table(self):
+        return _table(self.gaussian)
+
+    def freeze_tables(self) -> None:
+        """Compute the integer probability tables once; they are saved with the weights, so every machine codes alike."""
+        scales = torch.linspace(math.log(SCALE_MIN), math.log(SCALE_MAX), SCALES).exp()
+        self.gaussian.update_scale_table(scales, force=True)
+        self.bottleneck.update(force=True)
+
+    def rate_loss(self, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rate-distortion loss (scalar), bits per pixel and MSE per image (N each).
+
+        Loss of an image: (bpp + lambda * 255^2 * MSE) * (lambda_mid / lambda)^0.5; the last factor balances the rates (ours).
+        """
+        reconstruction, bits = self(image, rate)
+        mse = F.mse_loss(reconstruction, image, reduction="none").mean((1, 2, 3))
+        bpp = bits / (image.shape[2] * image.shape[3])
+        lambdas = torch.tensor(self.config.lambdas, device=image.device)
+        balance = (lambdas.median() / lambdas[rate]).sqrt()
+        return ((bpp + lambdas[rate] * 255**2 * mse) * balance).mean(), bpp.detach(), mse.detach()
+
+
+def gaussian_likelihood(residual: Tensor, log_scale: Tensor) -> Tensor:
+    """Probability of the unit interval around `residual` under a zero-mean Gaussian, at least 1e-9."""
+    scale = log_scale.clamp(max=math.log(SCALE_MAX)).exp()
+    residual = residual.abs()
+    upper = torch.special.ndtr((0.5 - residual) / scale)
+    lower = torch.special.ndtr((-0.5 - residual) / scale)
+    return (upper - lower).clamp_min(1e-9)
+
+
+def _table(model) -> tuple[list, list, list]:
+    cached = model.__dict__.get("_lists")
+    if cached is None or cached[0] is not model._quantized_cdf:
+        lists = model._quantized_cdf.tolist(), model._cdf_length.flatten().tolist(), model._offset.flatten().tolist()
+        cached = model.__dict__["_lists"] = (model._quantized_cdf, lists)
+    return cached[1]

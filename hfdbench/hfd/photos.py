@@ -1,0 +1,70 @@
+"""Training photographs: a folder of pictures as random crops, the same crops for the same seed and step."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp"}
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Photos:
+    """names and uint8 arrays (H x W x 3, sRGB) of every usable picture, and a sha256 of all names and pixels."""
+
+    names: tuple[str, ...]
+    images: tuple[np.ndarray, ...]
+    sha256: str
+    left_out: tuple[str, ...] = ()
+
+
+def read_photos(folder: Path, smallest_side: int) -> Photos:
+    """Read a folder (recursively) into memory.
+
+    Damaged pictures and those with a side under `smallest_side` pixels are left out and named in the log.
+    Raises ValueError when nothing is left to train on.
+    """
+    names, images, left_out = [], [], []
+    digest = hashlib.sha256()
+    for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES):
+        name = str(path.relative_to(folder))
+        try:
+            with Image.open(path) as picture:
+                image = np.asarray(picture.convert("RGB"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            log.warning("%s: left out, damaged: %s", name, error)
+            left_out.append(name)
+            continue
+        if min(image.shape[:2]) < smallest_side:
+            log.warning("%s: left out, %dx%d is under %d pixels", name, image.shape[1], image.shape[0], smallest_side)
+            left_out.append(name)
+            continue
+        digest.update(name.encode() + b"\0" + repr(image.shape).encode() + image.tobytes())
+        names.append(name)
+        images.append(image)
+    if not images:
+        raise ValueError(
+            f"{folder}: no picture to train on ({len(left_out)} left out as damaged or under {smallest_side} pixels); "
+            "give a folder of photographs with --data"
+        )
+    return Photos(tuple(names), tuple(images), digest.hexdigest(), tuple(left_out))
+
+
+def crops(images: list[np.ndarray], count: int, side: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` random side x side crops, flipped at random: count x side x side x channels. Large pictures are drawn more often."""
+    areas = np.array([image.shape[0] * image.shape[1] for image in images], dtype=np.float64) ** 0.5
+    picked = rng.choice(len(images), size=count, p=areas / areas.sum())
+    out = np.empty((count, side, side, images[0].shape[2]), images[0].dtype)
+    for k, index in enumerate(picked):
+        image = images[index]
+        top = rng.integers(image.shape[0] - side + 1)
+        left = rng.integers(image.shape[1] - side + 1)
+        crop = image[top : top + side, left : left + side]
+        if rng.integers(2):
+            crop = crop[:, ::-1]
+        out[k] = crop
+    return out
