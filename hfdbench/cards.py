@@ -141,15 +141,31 @@ class DatasetCard(Card):
 
 
 class FigureCard(Card):
-    """How it is shown: one figure. `x` and `y` are columns of the points table; `where` keeps the rows of these values."""
+    """How it is shown: one figure per dataset, or of the one named.
+
+    x, y: columns of the points table; x_range, y_range: limits of the axes, fitted to the data when not given;
+    codecs: ids to draw, all when empty; width: of the page, "column" (3.35 in) or "full" (6.9 in); note: a sentence
+    for the caption, which opens with the title.
+    """
 
     x: str
     y: str
     x_log: bool = False
     y_log: bool = False
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float, float] | None = None
     codecs: tuple[str, ...] = ()
     dataset: str | None = None
+    width: Literal["column", "full"] = "column"
     note: str = ""
+
+    @model_validator(mode="after")
+    def _ordered_ranges(self):
+        for key in ("x", "y"):
+            low, high = getattr(self, f"{key}_range") or (1, 2)
+            if not low < high or (low <= 0 and getattr(self, f"{key}_log")):
+                raise ValueError(f"{key}_range must be [low, high], both positive on a logarithmic axis")
+        return self
 
 
 C = TypeVar("C", bound=Card)

@@ -66,7 +66,9 @@ def verified(card: "CodecCard", point_id: str, file: str, sha256: str) -> Path:
     """Path of a weight file named in a card, relative to the card. Raises Unavailable when missing, BadRequest when altered."""
     path = Path(card.source).parent / file
     if not path.is_file():
-        raise Unavailable(f'{card.source}: point "{point_id}": {file} is missing', "reinstall hfdbench or train it anew")
+        raise Unavailable(
+            f'{card.source}: point "{point_id}": {file} is missing', "reinstall hfdbench or train it anew"
+        )
     with open(path, "rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != sha256:

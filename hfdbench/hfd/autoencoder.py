@@ -72,13 +72,13 @@ class Autoencoder(nn.Module):
         def blocks(width):
             return [ResidualBottleneckBlock(width, width) for _ in range(3)]
 
-        self.analysis = nn.Sequential(conv(3, a), *blocks(a), conv(a, b), *blocks(b), conv(b, c), *blocks(c), conv(c, m))
+        self.analysis = nn.Sequential(
+            conv(3, a), *blocks(a), conv(a, b), *blocks(b), conv(b, c), *blocks(c), conv(c, m)
+        )
         self.synthesis = nn.Sequential(
             deconv(m, c), *blocks(c), deconv(c, b), *blocks(b), deconv(b, a), *blocks(a), deconv(a, 3)
         )
-        self.hyper_analysis = nn.Sequential(
-            conv(m, h, 3, 1), nn.ReLU(), conv(h, h), nn.ReLU(), conv(h, h)
-        )
+        self.hyper_analysis = nn.Sequential(conv(m, h, 3, 1), nn.ReLU(), conv(h, h), nn.ReLU(), conv(h, h))
         self.hyper_synthesis = nn.Sequential(
             deconv(h, h), nn.ReLU(), deconv(h, h), nn.ReLU(), conv(h, 2 * context, 3, 1)
         )
@@ -88,12 +88,16 @@ class Autoencoder(nn.Module):
         done = 0
         for group in config.groups:
             self.channel_context.append(
-                nn.Sequential(conv(done, context, 3, 1), nn.ReLU(), conv(context, context, 3, 1)) if done else nn.Identity()
+                nn.Sequential(conv(done, context, 3, 1), nn.ReLU(), conv(context, context, 3, 1))
+                if done
+                else nn.Identity()
             )
             self.spatial_context.append(CheckerboardMaskedConv2d(group, context, 5, 1, 2))
             width = context * (4 if done else 3)
             self.entropy_parameters.append(
-                nn.Sequential(conv(width, 128, 1, 1), nn.ReLU(), conv(128, 128, 1, 1), nn.ReLU(), conv(128, 2 * group, 1, 1))
+                nn.Sequential(
+                    conv(width, 128, 1, 1), nn.ReLU(), conv(128, 128, 1, 1), nn.ReLU(), conv(128, 2 * group, 1, 1)
+                )
             )
             done += group
         # Gains start where a uniform quantiser would put them: step^2 proportional to 1/lambda.
@@ -145,6 +149,12 @@ class Autoencoder(nn.Module):
         """Image from decoded latents, N x 3 x H x W, not clipped."""
         return self.synthesis(y_hat * self.log_inverse_gain[rate].exp()[:, :, None, None]).float() + 0.5
 
+    @torch.inference_mode()
+    def reconstruct(self, image: Tensor, rate: Tensor) -> Tensor:
+        """What decoding gives up to float rounding, without coding: any H x W, N x 3 x H x W."""
+        height, width = image.shape[2:]
+        return self(pad(image), rate)[0][:, :, :height, :width]
+
     # Coding: one image at a time, on the CPU, exact.
 
     @torch.inference_mode()
@@ -159,7 +169,7 @@ class Autoencoder(nn.Module):
         y = y.double()
 
         def code(part: slice, mask: Tensor, said: Parameters) -> Tensor:
-            symbols = (y[:, part] - said.mean).round().clamp(-2**15, 2**15)
+            symbols = (y[:, part] - said.mean).round().clamp(-(2**15), 2**15)
             self._push(encoder, symbols[mask].int(), said.index[mask], self._gaussian_table)
             return symbols
 
@@ -249,6 +259,12 @@ class Autoencoder(nn.Module):
         lambdas = torch.tensor(self.config.lambdas, device=image.device)
         balance = (lambdas.median() / lambdas[rate]).sqrt()
         return ((bpp + lambdas[rate] * 255**2 * mse) * balance).mean(), bpp.detach(), mse.detach()
+
+
+def pad(image: Tensor) -> Tensor:
+    """Repeat the last row and column up to multiples of 64; the rate still counts the original pixels."""
+    height, width = image.shape[2:]
+    return F.pad(image, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
 
 
 def gaussian_likelihood(residual: Tensor, log_scale: Tensor) -> Tensor:

@@ -5,8 +5,11 @@ Step k draws its crops and noise from (seed, k) alone, so a run that was stopped
 (on the same machine and thread count).
 """
 
+import hashlib
+import io
 import json
 import logging
+import math
 import os
 import time
 import tomllib
@@ -20,7 +23,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import photos
-from .autoencoder import Autoencoder, AutoencoderConfig
+from .autoencoder import STRIDE, Autoencoder, AutoencoderConfig
+from .decoder import Decoder
+from .diffusion import Schedule
+from .network import NetworkConfig
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +47,7 @@ class Recipe:
     bf16: bool = True
     seed: int = 0
     model: dict = field(default_factory=dict)
+    shift: float = 1.0  # of the noise schedule, decoders only
 
     @staticmethod
     def read(path: Path) -> "Recipe":
@@ -58,7 +65,10 @@ class Recipe:
                 raise ValueError(f'{path}: key "{key}" is missing')
         if data["stage"] not in ("autoencoder", "decoder"):
             raise ValueError(f'{path}: stage "{data["stage"]}" is unknown; use "autoencoder" or "decoder"')
-        return Recipe(**data)
+        recipe = Recipe(**data)
+        if recipe.crop % STRIDE:
+            raise ValueError(f"{path}: crop {recipe.crop} is not a multiple of {STRIDE}")
+        return recipe
 
 
 class AutoencoderTask:
@@ -88,7 +98,86 @@ class AutoencoderTask:
         model.freeze_tables()
 
 
-def train(task, recipe: Recipe, out: Path, device: str = "cpu", keep_every: int = 500, stop_after_s: float | None = None) -> Path | None:
+class DecoderTask:
+    """Diffusion training on pairs (photograph, its stage-1 reconstruction); the autoencoder is frozen, pairs are made once.
+
+    HFD precomputes its pairs from larger crops and drops their border (arXiv:2305.18231, section 5.3); here whole photographs are
+    coded, so a border in training is a border of a real picture, as in use.
+    """
+
+    def __init__(self, recipe: Recipe, data: photos.Photos, autoencoder: Autoencoder, cache: Path):
+        self.recipe = recipe
+        self.data = data
+        self.schedule = Schedule(recipe.shift)
+        rates = len(autoencoder.config.lambdas)
+        config = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()}
+        self.model = Decoder(NetworkConfig(rates=rates, **config))
+        self.pairs, deviation = make_pairs(data, autoencoder, cache)
+        self.model.deviation.copy_(torch.tensor(deviation))
+
+    def config(self) -> dict:
+        return asdict(self.model.config)
+
+    def batch(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        recipe = self.recipe
+        stacks = photos.crops(self.pairs, recipe.batch, recipe.crop, rng)
+        stacks = torch.from_numpy(stacks).permute(0, 3, 1, 2)
+        rate = torch.from_numpy(rng.integers(self.model.config.rates, size=recipe.batch))
+        image = stacks[:, :3].float() / 255
+        start = 3 + 3 * rate
+        reconstruction = torch.stack([s[k : k + 3] for s, k in zip(stacks, start.tolist(), strict=True)]).float() / 255
+        # Evenly spread times: one uniform offset, a different stratum each (less variance than independent draws).
+        t = torch.from_numpy((rng.random() + rng.permutation(recipe.batch) / recipe.batch) % 1)
+        noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
+        return image, reconstruction, rate, t, noise
+
+    def loss(self, image, reconstruction, rate, t, noise) -> tuple[Tensor, dict[str, float]]:
+        losses = self.model.loss(image, reconstruction, rate, t, noise, self.schedule)
+        low = t < 0.5  # the cleaner half of the schedule
+        return losses.mean(), {"clean_half": losses[low].mean().item(), "noisy_half": losses[~low].mean().item()}
+
+    def finish(self, model: nn.Module) -> None:
+        pass
+
+
+@torch.inference_mode()
+def make_pairs(data: photos.Photos, autoencoder: Autoencoder, cache: Path) -> tuple[list[np.ndarray], list[float]]:
+    """Each photograph with its reconstructions at every rate stacked on the channels (uint8, H x W x 3(1 + rates)), and the
+    standard deviation of x - x_hat (in [0, 1] pixels) at each rate. Kept in `cache`, named by data and weights."""
+    digest = hashlib.sha256(data.sha256.encode())
+    for name, tensor in autoencoder.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    folder = cache / f"pairs-{digest.hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    rates = torch.arange(len(autoencoder.config.lambdas))
+    pairs, squares, count = [], np.zeros(len(rates)), 0
+    for index, image in enumerate(tqdm(data.images, desc="pairs", unit="photo", dynamic_ncols=True)):
+        path = folder / f"{index:06d}.npy"
+        if not path.exists():
+            x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+            stack = [image]
+            for rate in rates:
+                x_hat = autoencoder.reconstruct(x, rate[None])
+                stack.append((x_hat[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+            stacked = np.concatenate(stack, 2)
+            write_atomically(path, lambda temporary, a=stacked: temporary.write_bytes(_npy(a)))
+        pair = np.load(path, allow_pickle=False)
+        pairs.append(pair)
+        difference = pair[..., 3:].astype(np.float32) - np.tile(pair[..., :3].astype(np.float32), len(rates))
+        squares += (difference.reshape(-1, len(rates), 3) ** 2).sum((0, 2), dtype=np.float64)
+        count += difference.shape[0] * difference.shape[1] * 3
+    return pairs, list(np.sqrt(squares / count) / 255)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def train(
+    task, recipe: Recipe, out: Path, device: str = "cpu", keep_every: int = 500, stop_after_s: float | None = None
+) -> Path | None:
     """Train to the recipe's last step. Writes out/checkpoint.pt, out/log.jsonl and, at the end, out/weights.safetensors.
 
     Resumes from out/checkpoint.pt when it is there. Returns the path of the weights, or None when stop_after_s ran out first.
@@ -114,7 +203,9 @@ def train(task, recipe: Recipe, out: Path, device: str = "cpu", keep_every: int 
         log.info("resuming at step %d", start)
 
     def keep(step: int) -> None:
-        state = dict(identity=identity, model=model.state_dict(), optimizer=optimizer.state_dict(), average=average, step=step)
+        state = dict(
+            identity=identity, model=model.state_dict(), optimizer=optimizer.state_dict(), average=average, step=step
+        )
         write_atomically(checkpoint, lambda path: torch.save(state, path))
 
     began = time.monotonic()
@@ -150,7 +241,17 @@ def train(task, recipe: Recipe, out: Path, device: str = "cpu", keep_every: int 
                 count = (step % 100) + 1
                 means = {key: round(value / count, 5) for key, value in sums.items()}
                 sums = {}
-                journal.write(json.dumps({"step": step + 1, "learning_rate": rate, "elapsed_s": round(time.monotonic() - began, 1), **means}) + "\n")
+                journal.write(
+                    json.dumps(
+                        {
+                            "step": step + 1,
+                            "learning_rate": rate,
+                            "elapsed_s": round(time.monotonic() - began, 1),
+                            **means,
+                        }
+                    )
+                    + "\n"
+                )
                 journal.flush()
                 bar.set_postfix(means)
             late = stop_after_s is not None and time.monotonic() - began > stop_after_s
@@ -186,7 +287,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     if step < recipe.warmup:
         return recipe.learning_rate * (step + 1) / recipe.warmup
     progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.learning_rate * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * progress)))
+    return recipe.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def write_atomically(path: Path, write) -> None:

@@ -1,0 +1,102 @@
+"""A U-Net that sees the noisy residual beside the stage-1 reconstruction.
+
+Convolutional, without attention, normalised over channels at each pixel: nothing in it looks at the size of its input, so a
+tile is computed as the same place of the whole image would be, up to the receptive field. Pixels enter and leave through a
+2x2 space-to-depth (a quarter of the work at the finest level). HFD's paper leaves its network open; this one is ours.
+
+Conventions: N x 3 x H x W, H and W multiples of 8; the residual in units of its own standard deviation, the
+reconstruction in [0, 1]; log_snr and rate have N entries.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """widths and blocks: channels and residual blocks at 1/2, 1/4, ... of the resolution; rates: number of stage-1 rates."""
+
+    widths: tuple[int, ...] = (64, 128, 192)
+    blocks: tuple[int, ...] = (1, 1, 2)
+    embedding: int = 128
+    rates: int = 5
+
+    @property
+    def multiple(self) -> int:
+        return 2 ** len(self.widths)
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Every pixel's channels divided by their root mean square."""
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-5)
+
+
+class Block(nn.Module):
+    """Residual block, scaled and shifted by the embedding; starts as the identity."""
+
+    def __init__(self, width: int, embedding: int):
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
+        h = self.first(F.silu(normalise(x)))
+        h = torch.addcmul(shift, normalise(h), 1 + scale)
+        return x + self.second(F.silu(h))
+
+
+class UNet(nn.Module):
+    def __init__(self, config: NetworkConfig = NetworkConfig()):
+        super().__init__()
+        self.config = config
+        widths, e = config.widths, config.embedding
+        self.time = nn.Sequential(nn.Linear(64, e), nn.SiLU(), nn.Linear(e, e))
+        self.rate = nn.Embedding(config.rates, e)
+        self.enter = nn.Conv2d(24, widths[0], 3, padding=1)
+
+        def blocks(level):
+            return nn.ModuleList(Block(widths[level], e) for _ in range(config.blocks[level]))
+
+        levels = range(len(widths))
+        self.down = nn.ModuleList(blocks(level) for level in levels)
+        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
+        self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.up = nn.ModuleList(blocks(level) for level in levels[:-1])
+        self.leave = nn.Conv2d(widths[0], 12, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, noisy: Tensor, reconstruction: Tensor, log_snr: Tensor, rate: Tensor) -> Tensor:
+        """The network's output, N x 3 x H x W (the caller says what it predicts)."""
+        embedding = F.silu(self.time(fourier(log_snr)) + self.rate(rate))
+        x = torch.cat([noisy, 4 * (reconstruction - 0.5)], 1)
+        x = self.enter(F.pixel_unshuffle(x, 2))
+        skips = []
+        for level, stage in enumerate(self.down):
+            for block in stage:
+                x = block(x, embedding)
+            if level < len(self.shrink):
+                skips.append(x)
+                x = self.shrink[level](x)
+        for level in reversed(range(len(self.up))):
+            x = (F.pixel_shuffle(self.grow[level](x), 2) + skips[level]) * math.sqrt(0.5)
+            for block in self.up[level]:
+                x = block(x, embedding)
+        return F.pixel_shuffle(self.leave(F.silu(normalise(x))), 2)
+
+
+def fourier(log_snr: Tensor) -> Tensor:
+    """Sines and cosines of the log-SNR, N x 64."""
+    frequencies = torch.exp(torch.linspace(math.log(0.1), math.log(10), 32, device=log_snr.device))
+    angles = log_snr.float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], 1)
