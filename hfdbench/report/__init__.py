@@ -1,0 +1,1 @@
+"""What was measured, shown: curves (plain data), figures, tables."""

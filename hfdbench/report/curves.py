@@ -1,0 +1,228 @@
+"""The points table and a figure card -> plain frozen data, ready to be drawn by anything.
+
+Conventions: a figure shows one dataset. A curve holds the points of one codec sorted by x; a point with a null
+coordinate is left out and named in `notes`. Curves whose y depends on the feature network are drawn together only
+when they carry the same fingerprint `fid_id`.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ..cards import FigureCard
+from ..errors import BadRequest, Unavailable, unknown
+
+PROTOCOLS = {"fid256": "256×256 patches of two grids", "whole": "whole pictures"}
+ENOUGH_PATCHES = 2048  # fewer than the feature's dimensions: the covariance is singular, FID is biased upwards
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a column is shown: axis title with unit, better direction, averaging rule, whether it needs the features."""
+
+    title: str
+    direction: str = ""
+    rule: str = ""
+    features: bool = False
+
+
+METRICS = {
+    "bpp": Metric("Rate [bits per pixel]", "", "rate: all bits / all pixels"),
+    "bpp_mean": Metric("Rate [bits per pixel]", "", "rate: mean over images"),
+    "psnr_db": Metric("PSNR [dB]", "higher", "PSNR: mean over images"),
+    "psnr_pooled_db": Metric("PSNR [dB]", "higher", "PSNR of the pooled error"),
+    "ms_ssim": Metric("MS-SSIM", "higher", "MS-SSIM: mean over images"),
+    "ms_ssim_db": Metric("MS-SSIM [dB]", "higher", "MS-SSIM: mean over images, then dB"),
+    "fid": Metric("FID", "lower", "", True),
+    "kid": Metric("KID", "lower", "", True),
+    "encode_s": Metric("Encoding [s per image]", "lower"),
+    "decode_s": Metric("Decoding [s per image]", "lower"),
+}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis: column of the points table, title with unit, scale, range (None: fit the data)."""
+
+    column: str
+    title: str
+    log: bool = False
+    range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One codec on one dataset. `points`, `x`, `y` are of equal length, sorted by x."""
+
+    codec: str
+    title: str
+    kind: str
+    points: tuple[str, ...]
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FigureData:
+    """All that a figure says. `facts` are printed below it; `notes` say what was left out and why."""
+
+    id: str
+    title: str
+    dataset: str
+    dataset_title: str
+    x: Axis
+    y: Axis
+    curves: tuple[Curve, ...]
+    facts: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def datasets(points: pd.DataFrame, card: FigureCard) -> tuple[str, ...]:
+    """Ids of the datasets that the card shows, one figure each. Raises BadRequest when it names one without points."""
+    if points.empty:
+        raise BadRequest("the points table is empty; first: hfdbench run --codec jpeg --dataset samples")
+    present = sorted(points["dataset"].unique())
+    if card.dataset is None:
+        return tuple(present)
+    if card.dataset not in present:
+        raise BadRequest(f'{card.source}: key "dataset": {unknown("measured dataset", card.dataset, present)}')
+    return (card.dataset,)
+
+
+def figure_data(
+    points: pd.DataFrame,
+    card: FigureCard,
+    dataset: str,
+    *,
+    dataset_titles: Mapping[str, str] | None = None,
+    known: Iterable[str] = (),
+) -> FigureData:
+    """The figure of a card on one dataset. `known`: ids of codecs that exist, measured or not.
+
+    Raises BadRequest for a codec or column that is not known and for mixed fingerprints, Unavailable when no point
+    has the value asked for.
+    """
+    for key, column in (("x", card.x), ("y", card.y)):
+        if column not in points.columns:
+            raise BadRequest(f'{card.source}: key "{key}": {unknown("column", column, points.columns)}')
+        try:
+            points = points.assign(**{column: points[column].astype(float)})
+        except (TypeError, ValueError):
+            raise BadRequest(f'{card.source}: key "{key}": {column} is not a number; choose another column') from None
+    measured = set(points["codec"])
+    for codec in card.codecs:
+        if codec not in measured | set(known):
+            raise BadRequest(f'{card.source}: key "codecs": {unknown("codec", codec, measured | set(known))}')
+
+    rows = points[points["dataset"] == dataset]
+    if card.codecs:
+        rows = rows[rows["codec"].isin(card.codecs)]
+    notes = [f"{codec}: not measured" for codec in card.codecs if codec not in set(rows["codec"])]
+    rows = _usable(rows, notes)
+    scored = rows
+    for column, log in ((card.x, card.x_log), (card.y, card.y_log)):
+        rows = _keep(rows, rows[column].notna(), f"no {column}", notes)
+        rows = _keep(rows, (rows[column] > 0) | (not log), f"{column} is 0, the axis logarithmic", notes)
+    if rows.empty:
+        raise _nothing(card, dataset, scored, notes)
+    if _is_fingerprinted(card):
+        _refuse_mixed(rows, card, dataset)
+    for column, limits in ((card.x, card.x_range), (card.y, card.y_range)):
+        _keep(rows, rows[column].between(*(limits or (-math.inf, math.inf))), "outside the axes", notes)
+    return FigureData(
+        id=card.id,
+        title=card.title,
+        dataset=dataset,
+        dataset_title=(dataset_titles or {}).get(dataset) or dataset,
+        x=Axis(card.x, _axis_title(card.x, rows), card.x_log, card.x_range),
+        y=Axis(card.y, _axis_title(card.y, rows), card.y_log, card.y_range),
+        curves=tuple(_curve(codec, some, card) for codec, some in rows.groupby("codec")),
+        facts=_facts(rows, card),
+        notes=tuple(notes),
+    )
+
+
+def _usable(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Rows of trials that succeeded, the lowest seed of each; every row put aside is named in `notes`."""
+    bad = rows["status"] != "ok"
+    for row in rows[bad].itertuples():
+        notes.append(f"{row.codec} {row.point}: {row.status}" + (f" ({row.note})" if _given(row.note) else ""))
+    rows = rows[~bad]
+    for codec, some in rows[rows["failed"] > 0].groupby("codec"):
+        notes.append(f"{codec} {', '.join(some['point'])}: without {int(some['failed'].max())} failed images")
+    first = rows["seed"] == rows.groupby(["codec", "point"])["seed"].transform("min")
+    if not first.all():
+        notes.append(f"seeds {', '.join(str(seed) for seed in sorted(set(rows[~first]['seed'])))} are not drawn")
+    return rows[first]
+
+
+def _keep(rows: pd.DataFrame, good: pd.Series, reason: str, notes: list[str]) -> pd.DataFrame:
+    """The good rows; the others are named in `notes`, a line per codec."""
+    for codec, some in rows[~good].groupby("codec"):
+        notes.append(f"{codec} {', '.join(some['point'])}: {reason}")
+    return rows[good]
+
+
+def _curve(codec: str, rows: pd.DataFrame, card: FigureCard) -> Curve:
+    rows = rows.sort_values([card.x, "point"])
+    title = rows["title"].iloc[0]
+    return Curve(
+        codec=codec,
+        title=title if _given(title) else codec,
+        kind=rows["kind"].iloc[0],
+        points=tuple(rows["point"]),
+        x=tuple(float(value) for value in rows[card.x]),
+        y=tuple(float(value) for value in rows[card.y]),
+    )
+
+
+def _is_fingerprinted(card: FigureCard) -> bool:
+    return any(column in METRICS and METRICS[column].features for column in (card.x, card.y))
+
+
+def _refuse_mixed(rows: pd.DataFrame, card: FigureCard, dataset: str) -> None:
+    ids = rows.groupby(rows["fid_id"].fillna("none"))["codec"].unique()
+    if len(ids) > 1:
+        listed = "; ".join(f"{fid_id}: {', '.join(sorted(codecs))}" for fid_id, codecs in ids.items())
+        raise BadRequest(
+            f'figure "{card.id}": {dataset} has {len(ids)} fingerprints that cannot share an axis ({listed}); '
+            'score all with the same weights (hfdbench score) or name codecs of one fingerprint in the card\'s "codecs"'
+        )
+
+
+def _nothing(card: FigureCard, dataset: str, rows: pd.DataFrame, notes: list[str]) -> Unavailable:
+    reason = f'figure "{card.id}": no point of {dataset} has both {card.x} and {card.y}'
+    if _is_fingerprinted(card) and not rows[card.y].notna().any() and len(rows):
+        return Unavailable(f"{reason}: scored without Inception weights", "hfdbench score --inception PATH")
+    codec = card.codecs[0] if card.codecs else "jpeg"
+    return Unavailable(f"{reason} ({'; '.join(notes)})", f"hfdbench run --codec {codec} --dataset {dataset}")
+
+
+def _axis_title(column: str, rows: pd.DataFrame) -> str:
+    if column not in METRICS:
+        return column
+    metric = METRICS[column]
+    label = rows["fid_label"].iloc[0] if metric.features else None
+    # "FID (refitted Inception)": the qualifier holds for every metric that stands on these features.
+    title = metric.title + (label.removeprefix("FID") if _given(label) else "")
+    return f"{title} {'↓' if metric.direction == 'lower' else '↑'}" if metric.direction else title
+
+
+def _facts(rows: pd.DataFrame, card: FigureCard) -> tuple[str, ...]:
+    counts = sorted(set(int(n) for n in rows["images"]))
+    facts = [f"{'–'.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))} images"]
+    rules = [METRICS[column].rule for column in (card.x, card.y) if column in METRICS and METRICS[column].rule]
+    if _is_fingerprinted(card):
+        first = rows.iloc[0]
+        patches = int(first["fid_patches"])
+        few = patches < ENOUGH_PATCHES and "fid" in (card.x, card.y)
+        facts.append(f"{patches:,} patches" + few * ": FID biased upwards, compare only within this figure")
+        rules.append(f"{first['fid_protocol']}: {PROTOCOLS.get(first['fid_protocol'], 'own protocol')}")
+        rules.append(f"fingerprint {first['fid_id']}")
+    return (*facts, *rules)
+
+
+def _given(value: object) -> bool:
+    return isinstance(value, str) and value != ""
