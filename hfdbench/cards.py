@@ -70,6 +70,7 @@ class Skip(Table):
 class CodecCard(Card):
     """What is compared. `settings` states what a reader must know: encoder, chroma, effort, colour path.
 
+    options: what all points have in common; each point receives them, its own ones win.
     streams: id of the codec whose streams (of the same point ids) this one decodes; it then never encodes.
     """
 
@@ -78,8 +79,22 @@ class CodecCard(Card):
     paper: str = ""
     settings: str = ""
     streams: str | None = None
+    options: dict[str, Any] = {}
     points: tuple[Point, ...] = Field(min_length=1)
     skip: tuple[Skip, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_options(cls, data: Any) -> Any:
+        shared, points = data.get("options"), data.get("points")
+        if not isinstance(shared, dict) or not isinstance(points, list):
+            return data  # left to the validation of the fields
+
+        def whole(point: Any) -> Any:
+            own = point.get("options", {}) if isinstance(point, dict) else None
+            return {**point, "options": {**shared, **own}} if isinstance(own, dict) else point
+
+        return {**data, "points": [whole(point) for point in points]}
 
     @model_validator(mode="after")
     def _unique_points(self):
@@ -106,7 +121,7 @@ class CodecCard(Card):
 class Source(Table):
     """A file to download. `unpack`: take the pictures out of this archive; `sha256` and `bytes` are checked when given."""
 
-    url: str
+    url: str = Field(pattern=r"^https?://[^/]+/.+")
     bytes: int | None = None
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     unpack: Literal["zip", "tar"] | None = None
@@ -118,13 +133,15 @@ class DatasetCard(Card):
     folder: below the data root; count: number of images of the whole set, asserted; patches: number of FID/256 patches
     of the whole set, asserted; protocol: how FID cuts it; crop: how each picture is brought to its crop on reading;
     names: file beside the card that lists the pictures of the set in order, one a line, pinned by names_sha256;
-    package: Python function "module:function" that yields the pictures (name, bytes or array) instead of a folder.
+    pool: number of pictures in the folder, asserted, when the set is only `count` of them, chosen by the rule of `dataset`;
+    package: Python function "module:function" that returns the paths of the pictures, instead of a folder.
     """
 
-    folder: str | None = None
+    folder: str | None = Field(default=None, pattern=r"^\w[\w.+-]*$")
     package: str | None = None
-    count: int | None = None
-    patches: int | None = None
+    count: int | None = Field(default=None, ge=1)
+    patches: int | None = Field(default=None, ge=1)
+    pool: int | None = Field(default=None, ge=1)
     protocol: Literal["fid256", "whole"] = "fid256"
     crop: Literal["none", "center256", "resize256"] = "none"
     names: str | None = None
@@ -137,6 +154,14 @@ class DatasetCard(Card):
     def _has_a_place(self):
         if (self.folder is None) == (self.package is None):
             raise ValueError('give either "folder" or "package"')
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_list(self):
+        if (self.names is None) != (self.names_sha256 is None):
+            raise ValueError('"names" and "names_sha256" go together')
+        if self.pool is not None and (self.folder is None or self.names is not None or self.count is None):
+            raise ValueError('"pool" needs "folder" and "count", and no "names"')
         return self
 
 

@@ -5,7 +5,8 @@ card's point and that has these two methods is a codec; nothing is inherited, no
 
 A constructor parameter named `weights` receives the paths of the point's weight files, verified by sha256, and one
 named `device` receives "cpu" or "cuda". A constructor raises Unavailable when something it needs is not installed,
-before it does anything slow; decode raises StreamError for a stream it cannot honour.
+before it does anything slow; encode raises CodecError for an image it cannot code; decode raises StreamError for a
+stream it cannot honour.
 """
 
 import hashlib
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from .cards import CodecCard
 
     Image = np.ndarray
+
+
+class CodecError(Exception):
+    """A codec failed at its own work: its program ended in error or did not end in time."""
 
 
 class Codec(Protocol):
@@ -59,7 +64,10 @@ def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
         inspect.signature(adapter).bind(**arguments)
     except TypeError as error:
         raise BadRequest(f'{card.source}: point "{point_id}": options do not fit {class_name}: {error}') from None
-    return adapter(**arguments)
+    try:
+        return adapter(**arguments)
+    except BadRequest as error:
+        raise BadRequest(f'{card.source}: point "{point_id}": {error}') from None
 
 
 def verified(card: "CodecCard", point_id: str, file: str, sha256: str) -> Path:
