@@ -1,4 +1,4 @@
-"""The report: curves hold the values of the table, figures hold what they must, tables read back, refusals name the cure."""
+"""The report: curves hold the values of the table, figures what they must, tables read back, refusals name the cure."""
 
 import csv
 import io
@@ -20,6 +20,7 @@ from PIL import Image
 from hfdbench import store
 from hfdbench.cards import FigureCard, bundled_root, read_card
 from hfdbench.errors import BadRequest, Unavailable
+from hfdbench.metrics import METRICS
 from hfdbench.report import figures, tables
 from hfdbench.report.curves import datasets, figure_data
 
@@ -67,7 +68,7 @@ def test_curves_hold_the_values_of_the_table_sorted_by_rate():
     assert (jpeg.points, jpeg.x, jpeg.y) == (("q2", "q3", "q1"), (0.22, 0.4, 0.85), (118.0, 55.0, 15.0))
     assert (jpeg.title, jpeg.kind) == ("JPEG 4:2:0", "classical")
     assert [curve.codec for curve in data.curves] == sorted(CODECS)
-    assert (data.dataset_title, data.x.title) == ("Kodak", "Rate [bits per pixel]")
+    assert (data.dataset_title, data.x.title) == ("Kodak", METRICS["bpp"].title)
     assert data.y.title == "FID (refitted Inception) ↓"
     assert "24 images" in data.facts and "kodak-ab12cd34" in " ".join(data.facts)
 
@@ -95,6 +96,12 @@ def test_what_is_left_out_is_named_with_its_reason():
     assert curve(data, "jpeg").points == ("q2", "q3")
     assert curve(data, "webp").points == ("q2",)
     assert curve(data, "hific").y == (27.0,)
+
+
+def test_points_outside_the_axes_are_counted():
+    data = figure_data(table(), card(x_range=(0.12, 0.4), y_range=(10, 100)), "kodak")
+    assert data.notes == ("3 of 10 points, outside the axes",)  # jpeg at 0.22 (FID 118) and 0.85, webp at 0.42 bpp
+    assert len(curve(data, "jpeg").x) == 3, "lines still run to the edge"
 
 
 def test_mixed_fingerprints_are_refused_for_fid_and_kid_but_not_for_psnr():
@@ -178,7 +185,7 @@ def test_svg_keeps_text_as_text(drawn):
         assert title in text
     for words in (
         "Kodak",
-        "Rate [bits per pixel]",
+        METRICS["bpp"].title,
         "FID (refitted Inception) ↓",
         "192 patches",
         "0123456789ab",

@@ -13,33 +13,12 @@ import pandas as pd
 
 from ..cards import FigureCard
 from ..errors import BadRequest, Unavailable, unknown
+from ..metrics import METRICS
 
 PROTOCOLS = {"fid256": "256×256 patches of two grids", "whole": "whole pictures"}
+RULES = {"bpp": "rate: all bits / all pixels"}  # those that the axis title does not say
+FINGERPRINTED = ("fid", "kid", "kid_std")
 ENOUGH_PATCHES = 2048  # fewer than the feature's dimensions: the covariance is singular, FID is biased upwards
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a column is shown: axis title with unit, better direction, averaging rule, whether it needs the features."""
-
-    title: str
-    direction: str = ""
-    rule: str = ""
-    features: bool = False
-
-
-METRICS = {
-    "bpp": Metric("Rate [bits per pixel]", "", "rate: all bits / all pixels"),
-    "bpp_mean": Metric("Rate [bits per pixel]", "", "rate: mean over images"),
-    "psnr_db": Metric("PSNR [dB]", "higher", "PSNR: mean over images"),
-    "psnr_pooled_db": Metric("PSNR [dB]", "higher", "PSNR of the pooled error"),
-    "ms_ssim": Metric("MS-SSIM", "higher", "MS-SSIM: mean over images"),
-    "ms_ssim_db": Metric("MS-SSIM [dB]", "higher", "MS-SSIM: mean over images, then dB"),
-    "fid": Metric("FID", "lower", "", True),
-    "kid": Metric("KID", "lower", "", True),
-    "encode_s": Metric("Encoding [s per image]", "lower"),
-    "decode_s": Metric("Decoding [s per image]", "lower"),
-}
 
 
 @dataclass(frozen=True)
@@ -129,15 +108,17 @@ def figure_data(
         raise _nothing(card, dataset, scored, notes)
     if _is_fingerprinted(card):
         _refuse_mixed(rows, card, dataset)
-    for column, limits in ((card.x, card.x_range), (card.y, card.y_range)):
-        _keep(rows, rows[column].between(*(limits or (-math.inf, math.inf))), "outside the axes", notes)
+    whole = (-math.inf, math.inf)
+    seen = rows[card.x].between(*card.x_range or whole) & rows[card.y].between(*card.y_range or whole)
+    if not seen.all():
+        notes.append(f"{(~seen).sum()} of {len(rows)} points, outside the axes")
     return FigureData(
         id=card.id,
         title=card.title,
         dataset=dataset,
         dataset_title=(dataset_titles or {}).get(dataset) or dataset,
-        x=Axis(card.x, _axis_title(card.x, rows), card.x_log, card.x_range),
-        y=Axis(card.y, _axis_title(card.y, rows), card.y_log, card.y_range),
+        x=Axis(card.x, _axis_title(card.x, rows, arrow=False), card.x_log, card.x_range),
+        y=Axis(card.y, _axis_title(card.y, rows, arrow=True), card.y_log, card.y_range),
         curves=tuple(_curve(codec, some, card) for codec, some in rows.groupby("codec")),
         facts=_facts(rows, card),
         notes=tuple(notes),
@@ -179,7 +160,7 @@ def _curve(codec: str, rows: pd.DataFrame, card: FigureCard) -> Curve:
 
 
 def _is_fingerprinted(card: FigureCard) -> bool:
-    return any(column in METRICS and METRICS[column].features for column in (card.x, card.y))
+    return card.x in FINGERPRINTED or card.y in FINGERPRINTED
 
 
 def _refuse_mixed(rows: pd.DataFrame, card: FigureCard, dataset: str) -> None:
@@ -200,20 +181,20 @@ def _nothing(card: FigureCard, dataset: str, rows: pd.DataFrame, notes: list[str
     return Unavailable(f"{reason} ({'; '.join(notes)})", f"hfdbench run --codec {codec} --dataset {dataset}")
 
 
-def _axis_title(column: str, rows: pd.DataFrame) -> str:
+def _axis_title(column: str, rows: pd.DataFrame, arrow: bool) -> str:
     if column not in METRICS:
         return column
-    metric = METRICS[column]
-    label = rows["fid_label"].iloc[0] if metric.features else None
-    # "FID (refitted Inception)": the qualifier holds for every metric that stands on these features.
-    title = metric.title + (label.removeprefix("FID") if _given(label) else "")
-    return f"{title} {'↓' if metric.direction == 'lower' else '↑'}" if metric.direction else title
+    title = METRICS[column].title
+    label = rows["fid_label"].iloc[0]
+    if column in FINGERPRINTED and _given(label):
+        title += label.removeprefix("FID")  # "(refitted Inception)" holds for every metric on these features
+    return f"{title} {'↓' if METRICS[column].direction == 'lower' else '↑'}" if arrow else title
 
 
 def _facts(rows: pd.DataFrame, card: FigureCard) -> tuple[str, ...]:
     counts = sorted(set(int(n) for n in rows["images"]))
     facts = [f"{'–'.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))} images"]
-    rules = [METRICS[column].rule for column in (card.x, card.y) if column in METRICS and METRICS[column].rule]
+    rules = [RULES[column] for column in (card.x, card.y) if column in RULES]
     if _is_fingerprinted(card):
         first = rows.iloc[0]
         patches = int(first["fid_patches"])
