@@ -1,0 +1,471 @@
+"""Carry out a request: what is stored is not done again, what is killed resumes, what fails is told and the rest kept.
+
+Conventions: every trial passes ENCODE (pictures -> streams/), DECODE (streams alone, in other processes; no encoder is
+alive then and its folders are gone) and SCORE (crops/, features/, points/). Pictures are read and metrics computed in
+this process, codecs run in worker processes. Tables do not depend on the number of workers nor on interruptions,
+timings excepted: features do not depend on their neighbours in a batch, and files have fixed row groups.
+"""
+
+import hashlib
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from .. import store
+from ..crops import patches
+from ..dataset import Dataset, find_data_root
+from ..errors import BadRequest, PictureError, Unavailable
+from ..plan import Request, Trial, key, make_plan
+from .summarise import environment, point_row
+from .workers import CodecFailed, Pool, in_order
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..metrics.features import Inception
+
+STREAM_ROWS, CROP_ROWS, FEATURE_ROWS = 16, 4096, 256  # of a row group
+
+
+class Progress(Protocol):
+    """Where the journey is told: `total` steps begin, some are done, something is worth a line."""
+
+    def start(self, total: int, what: str) -> None: ...
+    def advance(self, n: int = 1) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class _Silent:
+    def start(self, total: int, what: str) -> None: ...
+    def advance(self, n: int = 1) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a request: labels of trials done now and done before; (label, reason) of those skipped;
+
+    (label, errors) of those that failed wholly or for some images, now or when they were stored; their points.
+    """
+
+    done: tuple[str, ...]
+    existing: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    failed: tuple[tuple[str, tuple[str, ...]], ...]
+    points: "pd.DataFrame"
+    notes: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0: all well; 1: something failed and the rest was kept. (2 is a BadRequest, which is raised.)"""
+        return 1 if self.failed else 0
+
+
+def run(request: Request, progress: Progress | None = None) -> Summary:
+    """Measure what is not measured yet. Raises BadRequest, before the first encode, for what can be known by then."""
+    return _Run(request, progress or _Silent(), may_encode=True).summary()
+
+
+def score(request: Request, progress: Progress | None = None) -> Summary:
+    """Complete trials from their stored streams, as when Inception turns up later; never encodes."""
+    return _Run(request, progress or _Silent(), may_encode=False).summary()
+
+
+@dataclass(frozen=True)
+class _Need:
+    """What a trial lacks. `decode`: its streams must be decoded, for the crops table, for features, or for both."""
+
+    crops: bool
+    features: bool
+    point: bool
+
+    @property
+    def decode(self) -> bool:
+        return self.crops or self.features
+
+
+class _Run:
+    def __init__(self, request: Request, progress: Progress, may_encode: bool):
+        self.request, self.progress, self.may_encode = request, progress, may_encode
+        self.out = Path(request.out)
+        self.notes: list[str] = []
+        self.failed: dict[str, tuple[str, ...]] = {}
+        self.skipped: dict[str, str] = {}
+
+    def summary(self) -> Summary:
+        import pandas as pd
+
+        plan = make_plan(self.request)
+        self.skipped.update(plan.skipped)
+        needs = {trial: self._need(trial) for trial in plan.trials}
+        existing = [trial for trial, need in needs.items() if not need.point]
+        todo = {trial: need for trial, need in needs.items() if need.point}
+        if not self.may_encode:
+            for trial in [t for t, need in todo.items() if need.decode and not self._streams(t).exists()]:
+                self.skipped[trial.label] = "no stored streams; hfdbench run makes them"
+                del todo[trial]
+        if todo and self.inception_file is None:
+            self._note(f"no FID: {self._inception_error}; then: hfdbench score")
+        done: list[Trial] = []
+        if self.request.dry_run:
+            for trial, need in todo.items():
+                steps = ["encode"] * (need.decode and not self._streams(trial).exists()) + ["decode"] * need.decode
+                self._note(f"would run {trial.label}: {', '.join([*steps, 'score'])}")
+        elif todo:
+            done = self._carry_out(todo)
+        rows = [store.read_table(self._points(trial)) for trial in [*existing, *done]]
+        for trial, row in zip([*existing, *done], rows, strict=True):
+            if row["status"][0].as_py() != "ok":
+                self.failed[trial.label] = self._image_errors(trial)
+        return Summary(
+            done=tuple(trial.label for trial in done),
+            existing=tuple(trial.label for trial in existing),
+            skipped=tuple(self.skipped.items()),
+            failed=tuple(self.failed.items()),
+            points=pa.concat_tables([row.replace_schema_metadata(None) for row in rows]).to_pandas()
+            if rows
+            else pd.DataFrame(columns=store.POINTS.names),
+            notes=tuple(self.notes),
+        )
+
+    # ---- places
+
+    def _streams(self, trial: Trial) -> Path:
+        return self.out / "streams" / f"{trial.stream_name}.parquet"
+
+    def _crops(self, trial: Trial) -> Path:
+        return self.out / "crops" / f"{trial.name}.parquet"
+
+    def _points(self, trial: Trial) -> Path:
+        return self.out / "points" / f"{trial.name}.parquet"
+
+    def _features(self, trial: Trial) -> Path:
+        return self.out / "features" / f"{trial.name}-{self.inception_key}.parquet"
+
+    def _reference(self, dataset: Dataset) -> Path:
+        reference = key("reference", dataset.sha256, dataset.protocol, self.inception_key, self.request.device)
+        return self.out / "features" / f"reference-{dataset.id}-{reference}.parquet"
+
+    # ---- Inception: its file is found at once, the network built when features are needed
+
+    @cached_property
+    def inception_file(self) -> Path | None:
+        from ..metrics.features import find_inception
+
+        root = find_data_root(self.request.data_root)
+        try:
+            return find_inception(self.request.inception, root, allow_download=not self.request.dry_run)
+        except Unavailable as error:
+            self._inception_error = error
+            return None
+
+    @cached_property
+    def inception_sha256(self) -> str:
+        """Of the weights; "" without them."""
+        if self.inception_file is None:
+            return ""
+        with open(self.inception_file, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def inception_key(self) -> str:
+        return self.inception_sha256[:8]
+
+    @cached_property
+    def inception(self) -> "Inception":
+        from ..metrics.features import Inception
+
+        return Inception(self.inception_file, device=self.request.device)
+
+    # ---- before the first encode
+
+    def _need(self, trial: Trial) -> _Need:
+        crops = not self._crops(trial).exists()
+        features = bool(self.inception_key) and not self._features(trial).exists()
+        if not crops and features:  # a FID over some of the images would be another number: it is null then
+            features = not self._image_errors(trial)
+        point = crops or features or not self._points(trial).exists()
+        if not point and self.inception_key:
+            point = store.read_metadata(self._points(trial))["inception"] != self.inception_key
+        return _Need(crops, features, point)
+
+    def _image_errors(self, trial: Trial) -> tuple[str, ...]:
+        rows = store.read_table(self._crops(trial), ["name", "status", "error"]).to_pylist()
+        return tuple(f"{row['name']}: {row['error']}" for row in rows if row["status"] != "ok")
+
+    def _carry_out(self, todo: dict[Trial, _Need]) -> list[Trial]:
+        """Everything in order; the trials that have a point now."""
+        datasets = {trial.dataset.id: trial.dataset for trial, need in todo.items() if self.inception_key}
+        features = sum(t.dataset.expected_patches or len(t.dataset.names) for t in todo) * 8300  # bytes
+        store.prepare(self.out, (64 << 20) + features * bool(self.inception_key))
+        self._environment = environment(self.request)
+        references = [d for d in datasets.values() if not self._reference(d).exists()]
+        if references or any(need.features for need in todo.values()):
+            _ = self.inception
+        with self._pool("encoder") as pool:
+            self._probe(todo, pool)
+            encodes = {self._streams(t): t for t, n in todo.items() if n.decode and not self._streams(t).exists()}
+            decodes = [trial for trial, need in todo.items() if need.decode]
+            steps = sum(len(d.names) for d in references) + sum(
+                len(trial.dataset.names) for trial in [*encodes.values(), *decodes]
+            )
+            self.progress.start(steps, "images")
+            for dataset in references:
+                try:
+                    self._refer(dataset)
+                except ValueError as error:  # patches of several sizes
+                    raise BadRequest(f"dataset {dataset.id}: {error}") from None
+            for trial in encodes.values():
+                self._guarded(trial, self._encode, trial, pool)
+        done = []
+        with self._pool("decoder") as pool:
+            for trial, need in todo.items():
+                if need.decode and not self._streams(trial).exists():
+                    continue  # it failed above
+                if self._guarded(trial, self._finish, trial, need, pool):
+                    done.append(trial)
+        return done
+
+    def _pool(self, role: str) -> Pool:
+        return Pool(role, self.request.workers, self.request.device, self.request.timeout_s)
+
+    def _guarded(self, trial: Trial, step: Callable, *arguments: object) -> bool:
+        """Take one step of a trial; what a user can mend there fails this trial alone."""
+        try:
+            step(*arguments)
+        except (BadRequest, OSError, ValueError) as error:
+            self.failed[trial.label] = (str(error),)
+            self._note(f"{trial.label} failed: {error}")
+            return False
+        return True
+
+    def _probe(self, todo: dict[Trial, _Need], pool: Pool) -> None:
+        """Build every codec once, so that a missing program or a wrong option is told now. Drops trials from `todo`."""
+        verdict: dict[tuple[str, str], CodecFailed | None] = {}
+        for trial in [trial for trial, need in todo.items() if need.decode]:
+            cards = [trial.codec] if self._streams(trial).exists() else [trial.encoder, trial.codec]
+            for card in cards:
+                if (card.id, trial.point) not in verdict:
+                    verdict[card.id, trial.point] = _probe_one(pool, card, trial.point)
+                error = verdict[card.id, trial.point]
+                if error is None:
+                    continue
+                if error.type == "BadRequest":
+                    raise BadRequest(error.message)
+                if error.type == "Unavailable":
+                    self.skipped[trial.label] = error.message
+                else:
+                    self.failed[trial.label] = (f"{card.id} cannot be built: {error}",)
+                todo.pop(trial, None)
+
+    def _refer(self, dataset: Dataset) -> None:
+        """Features of the originals. Raises BadRequest when the whole set does not give the patches its card states."""
+        path = self._reference(dataset)
+        unreadable = 0
+        with store.working(self.out, path.stem) as folder:
+            if path.exists():
+                return self.progress.advance(len(dataset.names))
+            shards = store.Shards(folder, "features", store.FEATURES)
+            self.progress.advance(shards.images)
+            with shards:
+                buffer = _Batches(self.inception, shards)
+                for index in range(shards.images, len(dataset.names)):
+                    try:
+                        buffer.add(index, patches(dataset.load(index), dataset.protocol))
+                    except PictureError:  # an error row of every trial, none of which has a FID then
+                        unreadable += 1
+                        buffer.add(index, [])
+                    self.progress.advance()
+                buffer.finish()
+            if not unreadable and dataset.expected_patches not in (None, shards.rows()):
+                raise BadRequest(
+                    f"dataset {dataset.id}: {shards.rows():,} patches where its card says {dataset.expected_patches:,}; "
+                    "fetch the pictures again or mend the card"
+                )
+            shards.merge(path, self._environment | {"dataset_sha256": dataset.sha256}, FEATURE_ROWS)
+            shutil.rmtree(folder)
+
+    # ---- the stages
+
+    def _encode(self, trial: Trial, pool: Pool) -> None:
+        dataset, path = trial.dataset, self._streams(trial)
+
+        def one(index: int) -> dict:
+            row = {"image": index, "name": dataset.names[index], "status": "error"}
+            try:
+                image = dataset.load(index)
+                row |= {"height": image.shape[0], "width": image.shape[1]}
+                ask = {"do": "encode", "shape": image.shape}
+                answer, stream = pool.ask(trial.encoder, trial.point, ask, image.data.cast("B"))
+                row |= {"stream": stream, "bytes": len(stream), "encode_s": answer["encode_s"], "status": "ok"}
+            except (PictureError, CodecFailed) as error:
+                row["error"] = str(error)
+            return row
+
+        with store.working(self.out, trial.stream_key) as folder:
+            if path.exists():  # by another run that we waited for
+                return self.progress.advance(len(dataset.names))
+            shards = store.Shards(folder, "streams", store.STREAMS)
+            self.progress.advance(shards.images)
+            with shards:
+                for row in in_order(pool, range(shards.images, len(dataset.names)), one):
+                    shards.add(row["image"], pa.Table.from_pylist([row], store.STREAMS))
+                    self.progress.advance()
+            shards.merge(path, self._metadata(trial, trial.encoder), STREAM_ROWS)
+            shutil.rmtree(folder)
+
+    def _finish(self, trial: Trial, need: _Need, pool: Pool) -> None:
+        if need.decode:
+            self._decode(trial, pool)
+        self._conclude(trial)
+
+    def _decode(self, trial: Trial, pool: Pool) -> None:
+        """Streams -> crops and features, whichever are missing."""
+        crops_path, features_path = self._crops(trial), self._features(trial)
+        with store.working(self.out, trial.trial_key) as folder:
+            crops = features = buffer = None
+            if not crops_path.exists():
+                crops = store.Shards(folder, "crops", store.CROPS)
+            if self.inception_key and not features_path.exists():
+                features = store.Shards(folder, f"features-{self.inception_key}", store.FEATURES)
+                buffer = _Batches(self.inception, features)
+            start = min([s.images for s in (crops, features) if s is not None], default=len(trial.dataset.names))
+            stored = self._stored_pixels(trial) if crops is None else {}
+            self.progress.advance(start)
+
+            def one(stream: dict) -> tuple[dict, list]:
+                crop, image = self._measure(trial, stream, pool)
+                return crop, patches(image, trial.dataset.protocol) if buffer and image is not None else []
+
+            with crops or nullcontext(), features or nullcontext():
+                for crop, cut in in_order(pool, self._stored_streams(trial, start), one):
+                    if crops is not None:
+                        crops.add(crop["image"], pa.Table.from_pylist([crop], store.CROPS))
+                    elif stored[crop["image"]] != crop.get("pixels_sha256"):
+                        raise BadRequest(
+                            f"{crop['name']} decodes to other pixels than those of {crops_path}; "
+                            "the codec or the machine has changed: delete that file and run again"
+                        )
+                    if buffer is not None:
+                        buffer.add(crop["image"], cut)
+                    self.progress.advance()
+                if buffer is not None:
+                    buffer.finish()
+            metadata = self._metadata(trial, trial.codec)
+            if features is not None:
+                features.merge(features_path, metadata, FEATURE_ROWS)
+            if crops is not None:
+                crops.merge(crops_path, metadata, CROP_ROWS)
+            shutil.rmtree(folder)
+
+    def _stored_pixels(self, trial: Trial) -> dict[int, str | None]:
+        rows = store.read_table(self._crops(trial), ["image", "pixels_sha256"]).to_pylist()
+        return {row["image"]: row["pixels_sha256"] for row in rows}
+
+    def _stored_streams(self, trial: Trial, start: int) -> Iterator[dict]:
+        for batch in store.read_batches(self._streams(trial)):
+            for i in range(len(batch)):
+                if batch["image"][i].as_py() >= start:
+                    yield from batch.slice(i, 1).to_pylist()
+
+    def _measure(self, trial: Trial, stream: dict, pool: Pool) -> tuple[dict, np.ndarray | None]:
+        """One row of the crops table, and the decoded image when there is one."""
+        from ..metrics import distortion
+
+        row = {"codec": trial.codec.id, "point": trial.point, "dataset": trial.dataset.id, "status": "error"}
+        row |= {name: stream[name] for name in ("image", "name", "width", "height", "bytes", "encode_s", "error")}
+        if stream["status"] != "ok":
+            return row, None
+        row["pixels"] = pixels = row["width"] * row["height"]
+        row["bpp"] = row["bytes"] * 8 / pixels
+        row["stream_sha256"] = hashlib.sha256(stream["stream"]).hexdigest()
+        try:
+            ask = {"do": "decode", "seed": trial.seed}
+            answer, body = pool.ask(trial.codec, trial.point, ask, stream["stream"])
+            image = np.frombuffer(body, np.uint8).reshape(answer["shape"])
+            row["decode_s"] = answer["decode_s"]
+            original = trial.dataset.load(stream["image"])
+        except (PictureError, CodecFailed) as error:
+            return row | {"error": str(error)}, None
+        if image.shape != original.shape:
+            (h, w, _), (height, width, _) = image.shape, original.shape
+            return row | {"error": f"decoded to {w}x{h} pixels, the original has {width}x{height}"}, None
+        mse = distortion.mse(original, image)
+        row |= {"mse": mse, "psnr_db": distortion.psnr_db(mse), "identical": mse == 0}
+        row |= {"ms_ssim": distortion.ms_ssim(original, image), "status": "ok"}
+        row["pixels_sha256"] = hashlib.sha256(body).hexdigest()
+        return row, image
+
+    def _conclude(self, trial: Trial) -> None:
+        """Crops and features -> the row of the points table."""
+        features = reference = None
+        if self.inception_key and self._features(trial).exists():
+            features, reference = self._features(trial), self._reference(trial.dataset)
+        no_fid = "" if self.inception_key else f"no FID: {self._inception_error.reason}"
+        row = point_row(trial, self._crops(trial), features, reference, self.inception_sha256, no_fid)
+        metadata = self._metadata(trial, trial.codec) | {"inception": self.inception_key}
+        store.write_table(self._points(trial), pa.Table.from_pylist([row], store.POINTS), metadata)
+
+    def _metadata(self, trial: Trial, card) -> dict:
+        return self._environment | {
+            "card": card.model_dump(mode="json"),
+            "point": trial.point,
+            "dataset": trial.dataset.id,
+            "dataset_sha256": trial.dataset.sha256,
+            "stream_key": trial.stream_key,
+            "trial_key": trial.trial_key,
+        }
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        self.progress.note(text)
+
+
+def _probe_one(pool: Pool, card, point: str) -> CodecFailed | None:
+    try:
+        pool.ask(card, point, {})
+    except CodecFailed as error:
+        return error
+    return None
+
+
+class _Batches:
+    """Patches of consecutive images on their way through the network in full batches, then into a table."""
+
+    def __init__(self, inception: "Inception", shards: store.Shards):
+        self._inception, self._shards = inception, shards
+        self._images: deque[tuple[int, int]] = deque()  # (image, patches) whose features are not complete
+        self._places: deque[tuple[int, int, int]] = deque()
+        self._pixels: list[np.ndarray] = []
+        self._features: list[np.ndarray] = []
+
+    def add(self, image: int, cut: list[tuple[int, int, np.ndarray]]) -> None:
+        self._images.append((image, len(cut)))
+        self._places.extend((image, top, left) for top, left, _ in cut)
+        self._pixels.extend(pixels for *_, pixels in cut)
+        batch = self._inception.batch
+        self._compute(len(self._pixels) // batch * batch)
+
+    def finish(self) -> None:
+        self._compute(len(self._pixels))
+
+    def _compute(self, count: int) -> None:
+        if count:
+            self._features.extend(self._inception.features(self._pixels[:count]))
+            del self._pixels[:count]
+        while self._images and self._images[0][1] <= len(self._features):
+            image, patch_count = self._images.popleft()
+            places = [self._places.popleft() for _ in range(patch_count)]
+            columns = [pa.array([place[i] for place in places], pa.int64()) for i in range(3)]
+            flat = pa.array(np.concatenate([np.empty(0, np.float32), *self._features[:patch_count]]))
+            del self._features[:patch_count]
+            column = pa.FixedSizeListArray.from_arrays(flat, 2048)
+            self._shards.add(image, pa.table([*columns, column], schema=store.FEATURES))

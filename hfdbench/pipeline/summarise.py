@@ -1,0 +1,151 @@
+"""The row of the points table from a trial's crops and features, and what a reader must know about the run."""
+
+import os
+import platform
+import statistics
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__, store
+from ..cards import bundled_root
+from ..metrics import distortion
+from ..metrics.fingerprint import fid_id, inception_id, weights_label
+from ..metrics.frechet import Moments, frechet_distance
+from ..metrics.kid import kid
+from ..plan import Request, Trial
+from .workers import cores
+
+PACKAGES = ("torch", "torch-fidelity", "numpy", "pillow", "pyarrow", "compressai", "pillow-heif", "pillow-jxl-plugin")
+
+
+def point_row(
+    trial: Trial, crops: Path, features: Path | None, reference: Path | None, sha256: str, no_fid: str
+) -> dict:
+    """One row of store.POINTS.
+
+    features, reference: None where there are none, for the reason `no_fid`; sha256: of the Inception weights.
+    """
+    every = store.read_table(crops).to_pylist()
+    rows = [row for row in every if row["status"] == "ok"]
+    failed = len(every) - len(rows)
+    row = {"codec": trial.codec.id, "point": trial.point, "dataset": trial.dataset.id, "kind": trial.codec.kind}
+    row |= {"title": trial.codec.title or trial.codec.id, "device": trial.device, "seed": trial.seed}
+    row |= {"images": len(rows), "failed": failed}
+    row["status"] = "ok" if not failed else "partial" if rows else "failed"
+    notes = [f"{failed} of {len(every)} images failed"] if failed else []
+    if rows:
+        row |= _rate(rows) | _distortion(rows) | _times(rows)
+        if row["identical"]:
+            notes.append(f"PSNR has no mean: {row['identical']} images are identical to their originals")
+    if failed:
+        no_fid = "no FID over some of the images"
+    if features is not None and not failed:
+        values, no_fid = _realism(trial, features, reference, sha256)
+        row |= values
+    return row | {"note": "; ".join([*notes, *([no_fid] if no_fid else [])])}
+
+
+def _rate(rows: list[dict]) -> dict:
+    pixels, stream_bytes = sum(row["pixels"] for row in rows), sum(row["bytes"] for row in rows)
+    bpp_mean = statistics.fmean(row["bpp"] for row in rows)
+    return {"pixels": pixels, "bytes": stream_bytes, "bpp": stream_bytes * 8 / pixels, "bpp_mean": bpp_mean}
+
+
+def _distortion(rows: list[dict]) -> dict:
+    psnr = [row["psnr_db"] for row in rows]
+    similar = [row["ms_ssim"] for row in rows if row["ms_ssim"] is not None]
+    similar_db = [distortion.ms_ssim_db(value) for value in similar]
+    return {
+        "identical": psnr.count(None),
+        "psnr_db": None if None in psnr else statistics.fmean(psnr),
+        "psnr_pooled_db": distortion.psnr_pooled_db((row["mse"], row["pixels"]) for row in rows),
+        "ms_ssim": statistics.fmean(similar) if similar else None,
+        "ms_ssim_db": statistics.fmean(similar_db) if similar_db and None not in similar_db else None,
+        "ms_ssim_images": len(similar),
+    }
+
+
+def _times(rows: list[dict]) -> dict:
+    megapixels = sum(row["pixels"] for row in rows) / 1e6
+    times = {}
+    for name in ("encode_s", "decode_s"):
+        seconds = [row[name] for row in rows]
+        times |= {name: statistics.median(seconds), f"{name}_per_mpx": sum(seconds) / megapixels}
+    return times
+
+
+def _realism(trial: Trial, features: Path, reference: Path, sha256: str) -> tuple[dict, str]:
+    """FID and KID, or the reason why there are none."""
+    ours, originals = _moments(features), _moments(reference)
+    if ours.count < 2:
+        return {"fid_patches": ours.count}, f"no FID: {ours.count} patches of 256 x 256 pixels"
+    mean, deviation = kid(_array(reference), _array(features), seed=0)
+    return {
+        "fid": frechet_distance(originals, ours),
+        "fid_id": fid_id(trial.dataset.protocol, ours.count, inception_id(sha256), trial.dataset.sha256),
+        "fid_label": weights_label(sha256),
+        "fid_patches": ours.count,
+        "fid_protocol": trial.dataset.protocol,
+        "kid": mean,
+        "kid_std": deviation,
+    }, ""
+
+
+def _moments(path: Path) -> Moments:
+    moments = Moments()
+    for batch in store.read_batches(path):
+        moments.update(_matrix(batch["features"]))
+    return moments
+
+
+def _array(path: Path) -> np.ndarray:
+    """All features of a file, float32, N x 2048."""
+    return np.concatenate([_matrix(batch["features"]) for batch in store.read_batches(path)])
+
+
+def _matrix(column) -> np.ndarray:
+    return column.flatten().to_numpy().reshape(-1, 2048)
+
+
+def environment(request: Request) -> dict:
+    """Metadata of every file of a run: versions, commit, machine, seed, time."""
+    versions = {"hfdbench": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "commit": _commit(bundled_root()),
+        "device": request.device,
+        "cpu": _cpu(),
+        "threads": max(1, cores() // request.workers),
+        "workers": request.workers,
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+        "seed": request.seed,
+        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit(root: Path) -> str | None:
+    """Commit of a checkout, "-dirty" when files were changed; None outside one."""
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
