@@ -1,0 +1,98 @@
+"""Fréchet distance between two sets of features, each taken as a Gaussian: the FID when the features are Inception's.
+
+    d^2 = |m_a - m_b|^2 + tr(A + B - 2 (A B)^(1/2))                         Heusel et al. 2017, arXiv:1706.08500, eq. 6
+
+Conventions: features are N x D, N >= 2; means and covariances are float64, the covariance divides by N - 1; the value
+returned is d^2, as everybody calls FID. It falls as N grows: compare only equal N. With N <= D both covariances are
+singular; the distance is still defined, but biased upwards so much that it must say so (`biased`).
+
+The eigenvalues of A B are those of F' B F for any A = F F', which is symmetric: real, fast and stable where the root of
+the general product is none of these. Precision: 1e-10 relative. Agreement with torch-fidelity: 1e-4 relative; its general
+eigenvalues lose about 5e-5 of FID where N is far below D. Both are enforced by tests.
+"""
+
+import numpy as np
+
+
+class Moments:
+    """Count, mean and covariance of a stream of features, in float64: parts merge into the whole, in any order.
+
+    Chan, Golub, LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances", eq. 2.1.
+    """
+
+    def __init__(self, dimensions: int = 2048):
+        self.count = 0
+        self.mean = np.zeros(dimensions)
+        self._scatter = np.zeros((dimensions, dimensions))  # sum of (x - mean)(x - mean)'
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> "Moments":
+        """Moments of features, N x D."""
+        moments = cls(np.shape(features)[-1])
+        moments.update(features)
+        return moments
+
+    def update(self, features: np.ndarray) -> None:
+        """Add features, N x D. Raises ValueError for another D or a value that is not finite; nothing is added then."""
+        features = np.asarray(features, np.float64)
+        if features.ndim != 2 or features.shape[1] != self.mean.size:
+            raise ValueError(f"features must be N x {self.mean.size}, not {features.shape}")
+        if not np.isfinite(features).all():
+            row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+            raise ValueError(f"feature vector {row} of {len(features)} holds NaN or infinity")
+        if len(features) == 0:
+            return
+        mean = features.mean(axis=0)
+        centred = features - mean
+        self._add(len(features), mean, centred.T @ centred)
+
+    def merge(self, other: "Moments") -> None:
+        """Add everything `other` has seen. Raises ValueError for another D."""
+        if other.mean.size != self.mean.size:
+            raise ValueError(f"moments of {self.mean.size} and of {other.mean.size} dimensions do not merge")
+        if other.count:
+            self._add(other.count, other.mean, other._scatter)
+
+    def _add(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+        total = self.count + count
+        step = mean - self.mean
+        between = step * np.sqrt(self.count * count / total)
+        self._scatter += scatter
+        self._scatter += np.outer(between, between)
+        self.mean = self.mean + step * (count / total)
+        self.count = total
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """D x D, divided by N - 1. Raises ValueError for fewer than two features."""
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least 2 feature vectors, got {self.count}")
+        return self._scatter / (self.count - 1)
+
+    @property
+    def biased(self) -> bool:
+        """Whether there are too few features for a covariance of full rank."""
+        return self.count <= self.mean.size
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """Squared Fréchet distance of two Gaussians; 0 for equal ones. Raises ValueError when it is not defined."""
+    if a.mean.size != b.mean.size:
+        raise ValueError(f"no distance between features of {a.mean.size} and of {b.mean.size} dimensions")
+    if b.count < a.count:
+        a, b = b, a  # the smaller set has the smaller root
+    covariance_a, covariance_b = a.covariance, b.covariance
+    root = _root(covariance_a)
+    # Rounding may push eigenvalues that are 0 slightly below it.
+    eigenvalues = np.linalg.eigvalsh(root.T @ covariance_b @ root).clip(min=0)
+    step = a.mean - b.mean
+    trace = np.trace(covariance_a) + np.trace(covariance_b) - 2 * np.sqrt(eigenvalues).sum()
+    return max(float(step @ step + trace), 0.0)
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """F with F F' = covariance, D x rank."""
+    values, vectors = np.linalg.eigh(covariance)
+    # Below this an eigenvalue is rounding noise, whose root would not be small.
+    kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
+    return vectors[:, kept] * np.sqrt(values[kept])
