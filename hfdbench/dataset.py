@@ -150,7 +150,7 @@ def listed_names(card: DatasetCard) -> list[str]:
             f'{card.source}: key "names": sha256 of {card.names} differs (expected {card.names_sha256[:12]}…, '
             f"got {found[:12]}…); restore the list or mend the card"
         )
-    names = content.decode().split()
+    names = content.decode().splitlines()
     if card.count is not None and len(names) != card.count:
         raise BadRequest(
             f'{card.source}: key "count": {card.count}, but {card.names} has {len(names)}; mend one of them'
@@ -188,7 +188,7 @@ def _chosen(card: DatasetCard, folder: Path, present: Sequence[Path], mend: str)
     by_name = {path.name: path for path in present}
     if record.is_file():
         head, _, body = record.read_text(encoding="utf-8").partition("\n")
-        names = body.split()
+        names = body.splitlines()
         if head != f"# sha256 {hashlib.sha256(body.encode()).hexdigest()}" or not by_name.keys() >= set(names):
             raise BadRequest(
                 f"dataset {card.id}: {record} was altered or is of other pictures; delete it, it is made anew"

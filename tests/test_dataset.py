@@ -1,4 +1,5 @@
 import hashlib
+import io
 import os
 import pickle
 import struct
@@ -205,6 +206,13 @@ def test_transparent_colour_of_a_png(tmp_path):
     assert np.array_equal(read_picture(path), expected)
 
 
+def test_transparent_level_of_a_grey_png(tmp_path):
+    grey = noise(20, 30)
+    path = save(tmp_path / "a.png", grey, transparency=int(grey[3, 4]))
+    expected = np.where(grey == grey[3, 4], 255, grey)
+    assert np.array_equal(read_picture(path), np.repeat(expected[..., None], 3, axis=2))
+
+
 def nearest(deep):
     return np.floor(deep.astype(float) / 257 + 0.5).astype(np.uint8)
 
@@ -286,6 +294,22 @@ def test_srgb_profile_leaves_the_pixels_alone(tmp_path):
     image = noise(32, 32, 3)
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert np.array_equal(read_picture(save(tmp_path / "a.png", image, icc_profile=srgb)), image)
+
+
+def test_srgb_profile_of_another_maker_leaves_the_pixels_alone(tmp_path):
+    levels = np.arange(1024) / 1023
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    curve = b"curv\0\0\0\0" + struct.pack(">I", 1024) + (linear * 65535).round().astype(">u2").tobytes()
+    nearly = profile(
+        tags=[(name, xyz(SRGB[:, i] * 0.996)) for i, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))]
+        + [(name, curve) for name in (b"rTRC", b"gTRC", b"bTRC")]
+        + [WHITE]
+    )
+    image = noise(32, 32, 3)
+    own, srgb = ImageCms.ImageCmsProfile(io.BytesIO(nearly)), ImageCms.createProfile("sRGB")
+    followed = np.asarray(ImageCms.profileToProfile(Image.fromarray(image), own, srgb)).astype(int)
+    assert np.abs(followed - image).max() == 1  # followed to the letter, it would move some pixels by one level
+    assert np.array_equal(read_picture(save(tmp_path / "a.png", image, icc_profile=nearly)), image)
 
 
 def test_grey_follows_its_profile(tmp_path):
@@ -542,8 +566,8 @@ def test_choice_from_a_pool(tmp_path):
     pool.mkdir()
     for number in range(12):
         side = 200 if number % 4 == 0 else 256
-        save(pool / f"{number:02d}.png", np.full((side, 260, 3), number, np.uint8))
-    large = [f"{number:02d}.png" for number in range(12) if number % 4]
+        save(pool / f"a {number:02d}.png", np.full((side, 260, 3), number, np.uint8))
+    large = [f"a {number:02d}.png" for number in range(12) if number % 4]
     expected = tuple(sorted(large, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:5])
     where = write_card(tmp_path, 'folder = "mine"\npool = 12\ncount = 5\nprotocol = "whole"\ncrop = "center256"')
     assert tuple(choice(pool.iterdir(), 5)) == expected
@@ -551,7 +575,7 @@ def test_choice_from_a_pool(tmp_path):
     assert first.names == expected
     record = tmp_path / "mine-5.txt"
     head, body = record.read_text().split("\n", 1)
-    assert body.split() == list(expected)
+    assert body.splitlines() == list(expected)
     assert head == f"# sha256 {hashlib.sha256(body.encode()).hexdigest()}"
     assert open_dataset("mine", **where) == first  # now from the record
     assert open_dataset("mine", limit=2, **where).id == "mine@2"
@@ -559,7 +583,7 @@ def test_choice_from_a_pool(tmp_path):
     with pytest.raises(BadRequest, match=r"mine-5\.txt was altered .*delete it"):
         open_dataset("mine", **where)
     record.unlink()
-    (pool / "01.png").unlink()
+    (pool / "a 01.png").unlink()
     with pytest.raises(BadRequest, match="mine holds 11 pictures where 12 are expected"):
         open_dataset("mine", **where)
 

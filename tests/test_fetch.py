@@ -58,12 +58,11 @@ class Site:
         etag = f'"{hashlib.sha256(content).hexdigest()[:8]}"'
         start = 0
         if asked_range and self.ranges and request.headers.get("If-Range") in (None, etag):
-            start = int(asked_range.removeprefix("bytes=").removesuffix("-"))
+            start = 0 if self.wrong_range else int(asked_range.removeprefix("bytes=").removesuffix("-"))
             if start >= len(content):
                 return request.send_error(416)
             request.send_response(206)
-            told = 0 if self.wrong_range else start
-            request.send_header("Content-Range", f"bytes {told}-{len(content) - 1}/{len(content)}")
+            request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             request.send_response(200)
         if self.etag:
@@ -399,6 +398,13 @@ def test_bomb(tmp_path, box, kind):
     with pytest.raises(Unavailable, match="it unpacks to far more than an archive of pictures does"):
         unpack(archive, ZIP if kind == "zip" else TAR, box)
     assert contents(box) == {}
+
+
+def test_bomb_is_refused_before_it_is_unpacked(tmp_path, box):
+    archive = make_tar(tmp_path / "a.tar", [tar_member("a.png", bytes(40 << 20))], "w:gz")
+    archive.write_bytes(archive.read_bytes()[:5000])  # whoever reads on past the header finds it damaged
+    with pytest.raises(Unavailable, match="it unpacks to far more"):
+        unpack(archive, TAR, box)
 
 
 def test_zip_that_lies_about_a_size(tmp_path, box):
