@@ -8,8 +8,8 @@ is the format of the pictures that the encoder reads and the decoder writes:
     yuv444p10    raw planes Y, Cb, Cr, 16-bit little-endian words of 10 bits, full size
     yuv420p10    the same with chroma halved both ways: mean of 2 x 2, back by linear interpolation, both centre-sited
 
-A raw picture does not say its size, so those streams begin with height and width (2 bytes each, counted). It is padded to
-a multiple of `multiple` pixels by repeating its border, and cropped after decoding. Colour goes through Y'CbCr of ITU-R
+A picture is padded to a multiple of `multiple` pixels by repeating its border, and cropped after decoding. Streams of raw
+or padded pictures begin with height and width (2 bytes each, counted). Colour goes through Y'CbCr of ITU-R
 BT.709, full or limited range, in float64, rounded: in 4:4:4 the way there and back is exact for every 8-bit colour.
 """
 
@@ -79,30 +79,32 @@ class Command:
     def encode(self, image: np.ndarray) -> bytes:
         height, width = image.shape[:2]
         raw = self._image in RAW
-        if raw and max(height, width) > 0xFFFF:
-            raise CodecError(f"{width} x {height} pixels: a raw picture has at most 65535 a side")
+        headed = raw or self._multiple > 1
+        if headed and max(height, width) > 0xFFFF:
+            raise CodecError(f"{width} x {height} pixels: the size in the stream goes to 65535 a side")
         seen = np.pad(image, ((0, -height % self._multiple), (0, -width % self._multiple), (0, 0)), mode="edge")
         picture = to_yuv(seen, self._image, self._range) if raw else _write(seen, FILES[self._image])
         seen_size = {"height": str(seen.shape[0]), "width": str(seen.shape[1])}
         stream = self._run(self._encode[0], picture, f".{self._kind}", self._suffix, seen_size)
-        return (SIZE.pack(height, width) if raw or self._multiple > 1 else b"") + stream
+        return (SIZE.pack(height, width) if headed else b"") + stream
 
     def decode(self, stream: bytes, *, seed: int) -> np.ndarray:
-        raw = self._image in RAW
-        if not raw and self._multiple == 1:
-            return _read(self._decoded(stream, {}), FILES[self._image])
+        if self._image not in RAW and self._multiple == 1:
+            return self._picture(self._decoded(stream, {}), 0, 0)
         if len(stream) <= SIZE.size or 0 in (size := SIZE.unpack_from(stream)):
             raise StreamError("the stream has no picture size: truncated or foreign")
         height, width = size
-        seen_height, seen_width = height + -height % self._multiple, width + -width % self._multiple
-        picture = self._decoded(stream[SIZE.size :], {"height": str(seen_height), "width": str(seen_width)})
-        if raw:
-            image = from_yuv(picture, seen_height, seen_width, self._image, self._range)
-        else:
-            image = _read(picture, FILES[self._image])
-        if image.shape[:2] != (seen_height, seen_width):
+        seen = height + -height % self._multiple, width + -width % self._multiple
+        written = self._decoded(stream[SIZE.size :], {"height": str(seen[0]), "width": str(seen[1])})
+        image = self._picture(written, *seen)
+        if image.shape[:2] != seen:
             raise StreamError("the decoder wrote a picture of another size than the stream says")
         return image[:height, :width].copy()
+
+    def _picture(self, written: bytes, height: int, width: int) -> np.ndarray:
+        if self._image in RAW:
+            return from_yuv(written, height, width, self._image, self._range)
+        return _read(written, FILES[self._image])
 
     @property
     def _kind(self) -> str:

@@ -83,9 +83,9 @@ def _load_weights(url: str) -> dict:
     local = Path(folder) / name if folder else None
     if local is not None and local.is_file():
         return torch.load(local, map_location="cpu", weights_only=True)
-    if not (Path(torch.hub.get_dir()) / "checkpoints" / name).is_file():
-        if silence := _silence(url.split("/")[2]):
-            raise _no_weights(silence)
+    cached = (Path(torch.hub.get_dir()) / "checkpoints" / name).is_file()
+    if not cached and (silence := _silence(url.split("/")[2])):
+        raise _no_weights(silence)
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except OSError as error:
