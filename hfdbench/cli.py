@@ -1,1 +1,408 @@
-"""The verbs. Imports nothing heavy: every command imports what it needs."""
+"""The verbs. Imports nothing heavy: every command imports what it needs.
+
+stdout is the result, stderr the journey. Exit codes: 0 done; 1 something failed and the rest was kept; 2 bad request.
+"""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from . import __version__
+from .errors import BadRequest, Unavailable
+
+if TYPE_CHECKING:
+    from .pipeline import Summary
+    from .plan import Request
+
+app = typer.Typer(
+    help="Rate-distortion-realism benchmarks of image codecs.\n\n"
+    "A codec compresses, a dataset is what it is tried on, a report shows the result.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Form(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+    markdown = "markdown"
+    latex = "latex"
+
+
+class Thing(StrEnum):
+    codecs = "codecs"
+    datasets = "datasets"
+    figures = "figures"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Cards = Annotated[Optional[list[Path]], typer.Option("--cards", help="A further folder with codecs/, datasets/ or reports/.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder of results.")]
+DataRoot = Annotated[Optional[Path], typer.Option("--data-root", help="Folder of datasets [HFDBENCH_DATA, else the user cache].")]
+Inception = Annotated[Optional[Path], typer.Option("--inception", help="Inception weights for FID (.pth).")]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where networks run; auto takes a GPU when there is one.")]
+Workers = Annotated[int, typer.Option("--workers", help="Images coded at once, each in processes of its own.")]
+JSON = Annotated[bool, typer.Option("--json", help="Same as --format json.")]
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend become one line on stderr and exit code 2."""
+    try:
+        app()
+    except (BadRequest, Unavailable) as error:
+        print(f"hfdbench: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("hfdbench: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our stdout has gone, as head does
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+) -> None: ...
+
+
+@app.command()
+def run(
+    codec: Annotated[list[str], typer.Option("--codec", help="Codec id; may be given several times.")],
+    dataset: Annotated[list[str], typer.Option("--dataset", help="Dataset id or folder:PATH; may be given several times.")],
+    point: Annotated[Optional[list[str]], typer.Option("--point", help="Only these points.")] = None,
+    limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="Only the first N images, as a set of its own.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of decoders that sample.")] = 0,
+    out: Out = Path("results"),
+    device: DeviceOption = Device.auto,
+    workers: Workers = 1,
+    timeout_s: Annotated[Optional[float], typer.Option("--timeout-s", help="Seconds that one image may take.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    inception: Inception = None,
+    data_root: DataRoot = None,
+    cards: Cards = None,
+) -> None:
+    """Encode, decode, measure: what is measured already is not measured again."""
+    from . import pipeline
+    from .cards import CodecCard, choose
+    from .plan import Request
+
+    request = Request(
+        codecs=tuple(choose(CodecCard, codec, cards or ())),
+        datasets=tuple(dataset),
+        out=out,
+        points=tuple(point or ()),
+        limit=limit,
+        seed=seed,
+        device=chosen(device),
+        workers=workers,
+        timeout_s=timeout_s,
+        inception=inception,
+        data_root=data_root,
+        cards=tuple(cards or ()),
+        dry_run=dry_run,
+    )
+    with Bar() as progress:
+        summary = pipeline.run(request, progress)
+    tell([summary])
+
+
+@app.command()
+def score(
+    codec: Annotated[Optional[list[str]], typer.Option("--codec", help="Only these codecs.")] = None,
+    dataset: Annotated[Optional[list[str]], typer.Option("--dataset", help="Only these; a folder:PATH must be given.")] = None,
+    out: Out = Path("results"),
+    workers: Workers = 1,
+    inception: Inception = None,
+    data_root: DataRoot = None,
+    cards: Cards = None,
+) -> None:
+    """Complete stored trials (FID, once there are Inception weights) from their streams; encodes nothing."""
+    from . import pipeline
+
+    with Bar() as progress:
+        summaries = [
+            pipeline.score(request, progress)
+            for request in stored_requests(out, codec or [], dataset or [], cards or [], workers, inception, data_root)
+        ]
+    tell(summaries)
+
+
+def stored_requests(out: Path, codecs, datasets, cards, workers, inception, data_root) -> "list[Request]":
+    """The requests that made the stored points, one per limit, seed and device."""
+    from . import store
+    from .cards import CodecCard, choose
+    from .plan import Request
+
+    points = store.points(out)
+    if codecs:
+        points = points[points["codec"].isin([card.id for card in choose(CodecCard, codecs, cards)])]
+    name, _, limit = (points["dataset"].str.partition("@")[k] for k in range(3))
+    points = points.assign(name=name, limit=limit)
+    folders = [spec for spec in datasets if spec.startswith("folder:")]
+    wanted = points["name"].isin(datasets) if datasets else ~points["name"].str.startswith("folder-")
+    unnamed = sorted(set(points.loc[points["name"].str.startswith("folder-"), "name"]))
+    if unnamed and not folders:
+        print(f"left out: {', '.join(unnamed)}; name their folders with --dataset folder:PATH", file=sys.stderr)
+    requests = []
+    wanted |= points["name"].str.startswith("folder-") & bool(folders)
+    for (limit, seed, device), group in points[wanted].groupby(["limit", "seed", "device"]):
+        places = sorted(name for name in set(group["name"]) if not name.startswith("folder-"))
+        requests.append(
+            Request(
+                codecs=tuple(choose(CodecCard, sorted(set(group["codec"])), cards)),
+                datasets=(*places, *folders),
+                out=out,
+                points=tuple(sorted(set(group["point"]))),
+                limit=int(limit) if limit else None,
+                seed=int(seed),
+                device=device,
+                workers=workers,
+                inception=inception,
+                data_root=data_root,
+                cards=tuple(cards),
+            )
+        )
+    if not requests:
+        raise BadRequest(f"{out}: no stored point fits; hfdbench show lists what is there")
+    return requests
+
+
+@app.command()
+def report(
+    figure: Annotated[Optional[list[str]], typer.Argument(help="Figure ids; all when none is given.")] = None,
+    codec: Annotated[Optional[list[str]], typer.Option("--codec", help="Only these codecs.")] = None,
+    dataset: Annotated[Optional[list[str]], typer.Option("--dataset", help="Only these datasets.")] = None,
+    form: Annotated[Optional[list[str]], typer.Option("--format", help="pdf, svg, png; all when none is given.")] = None,
+    to: Annotated[Path, typer.Option("--to", help="Folder of the figures.")] = Path("reports/build"),
+    out: Out = Path("results"),
+    cards: Cards = None,
+) -> None:
+    """Draw the figures of the report from the stored points."""
+    from . import store
+    from .cards import CodecCard, DatasetCard, FigureCard, choose, find_cards
+    from .report import figures
+
+    every = find_cards(FigureCard, cards or ())
+    wanted = choose(FigureCard, figure, cards or ()) if figure else list(every.values())
+    points = filtered(store.points(out), codec, dataset)
+    titles = {card.id: card.title for card in find_cards(DatasetCard, cards or ()).values() if card.title}
+    drawn = figures.draw_all(
+        points,
+        wanted,
+        to,
+        formats=tuple(form) if form else figures.FORMATS,
+        dataset_titles={name: titled(name, titles) for name in set(points["dataset"])},
+        known={card.id: card.kind for card in find_cards(CodecCard, cards or ()).values()},
+        commit=store.commit(out),
+    )
+    for error in drawn.refused:
+        print(f"not drawn: {error}", file=sys.stderr)
+    for path in drawn.files:
+        print(path)
+
+
+def titled(dataset: str, titles: dict[str, str]) -> str:
+    """Title of a dataset; a subset says that it is one."""
+    name, _, limit = dataset.partition("@")
+    title = titles.get(name, name)
+    return f"{title}, first {limit} images" if limit else title
+
+
+@app.command()
+def show(
+    codec: Annotated[Optional[list[str]], typer.Option("--codec", help="Only these codecs.")] = None,
+    dataset: Annotated[Optional[list[str]], typer.Option("--dataset", help="Only these datasets.")] = None,
+    columns: Annotated[Optional[str], typer.Option("--columns", help="Column names, by commas; all: every column.")] = None,
+    form: Annotated[Form, typer.Option("--format", help="How to print it.")] = Form.table,
+    json: JSON = False,
+    out: Out = Path("results"),
+) -> None:
+    """Print the stored points."""
+    from . import store
+    from .report.tables import POINT_COLUMNS, render
+
+    points = filtered(store.points(out), codec, dataset).sort_values(["dataset", "codec", "bpp"])
+    chosen = None if columns == "all" or (columns is None and (json or form in (Form.json, Form.csv))) else POINT_COLUMNS
+    if columns not in (None, "all"):
+        chosen = [name.strip() for name in columns.split(",")]
+    print(render(points, "json" if json else form.value, chosen), end="")
+
+
+@app.command("list")
+def list_(
+    thing: Annotated[Thing, typer.Argument(help="What to list.")],
+    form: Annotated[Form, typer.Option("--format", help="How to print it.")] = Form.table,
+    json: JSON = False,
+    cards: Cards = None,
+) -> None:
+    """List codecs, datasets or figures by their cards."""
+    import pandas as pd
+
+    from .cards import CodecCard, DatasetCard, FigureCard, find_cards
+    from .report.tables import render
+
+    if thing is Thing.codecs:
+        found = find_cards(CodecCard, cards or ()).values()
+        rows = [dict(codec=c.id, kind=c.kind, points=len(c.points), title=c.title, paper=c.paper) for c in found]
+    elif thing is Thing.datasets:
+        found = find_cards(DatasetCard, cards or ()).values()
+        rows = [dict(dataset=c.id, images=c.count, protocol=c.protocol, title=c.title) for c in found]
+    else:
+        found = find_cards(FigureCard, cards or ()).values()
+        rows = [dict(figure=c.id, x=c.x, y=c.y, title=c.title) for c in found]
+    print(render(pd.DataFrame(rows), "json" if json else form.value), end="")
+
+
+@app.command()
+def fetch(
+    dataset: Annotated[list[str], typer.Argument(help="Dataset ids.")],
+    data_root: DataRoot = None,
+    cards: Cards = None,
+) -> None:
+    """Download datasets from their official addresses, resuming, and check them."""
+    from .cards import DatasetCard, choose
+    from .fetch import fetch as bring
+
+    failed = False
+    for card in choose(DatasetCard, dataset, cards or ()):
+        try:
+            print(bring(card, data_root))
+        except Unavailable as error:
+            print(f"hfdbench: {error}", file=sys.stderr)
+            failed = True
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe (TOML): a path, or the name of a bundled one: elic, hfd.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder of photographs.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of checkpoint, log and weights; resumes what it holds.")],
+    autoencoder: Annotated[Optional[Path], typer.Option("--autoencoder", help="Stage-1 weights, for stage 2.")] = None,
+    device: DeviceOption = Device.auto,
+    threads: Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads.")] = None,
+    stop_after: Annotated[Optional[float], typer.Option("--stop-after", help="Minutes after which to stop, resumable.")] = None,
+) -> None:
+    """Train a stage of HFD from a folder of photographs; run again to resume."""
+    from .hfd.training import train_recipe
+
+    try:
+        weights = train_recipe(
+            recipe, data, out, autoencoder, chosen(device), threads, None if stop_after is None else 60 * stop_after
+        )
+    except (ValueError, OSError) as error:
+        raise BadRequest(str(error)) from None
+    if weights is None:
+        print(f"stopped early; run the same command to go on from {out / 'checkpoint.pt'}", file=sys.stderr)
+    else:
+        print(weights)
+
+
+@app.command()
+def doctor(
+    inception: Inception = None,
+    data_root: DataRoot = None,
+    cards: Cards = None,
+) -> None:
+    """Say which codecs, weights and data work here, and the line that mends the rest."""
+    from .doctor import examine
+
+    healthy = True
+    for finding in examine(inception, data_root, cards or []):
+        print(finding)
+        healthy &= not finding.broken
+    raise typer.Exit(0 if healthy else 1)
+
+
+def filtered(points, codecs: list[str] | None, datasets: list[str] | None):
+    """Rows of these codecs and datasets. Raises BadRequest for one that has no rows."""
+    from .errors import unknown
+
+    for column, names in (("codec", codecs), ("dataset", datasets)):
+        for name in names or ():
+            if name not in set(points[column]):
+                raise unknown(f"result of {column}", name, set(points[column]))
+        if names:
+            points = points[points[column].isin(names)]
+    return points
+
+
+def chosen(device: Device) -> str:
+    if device is Device.cpu:
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device is Device.cuda:
+        raise BadRequest("--device cuda: torch sees no GPU; use --device cpu")
+    return "cpu"
+
+
+def tell(summaries: "list[Summary]") -> None:
+    """Print the points on stdout, what was left out on stderr, and leave with the exit code."""
+    import pandas as pd
+
+    from .report.tables import POINT_COLUMNS, render
+
+    for summary in summaries:
+        for label, reason in summary.skipped:
+            print(f"skipped {label}: {reason}", file=sys.stderr)
+        for label, errors in summary.failed:
+            for error in errors:
+                print(f"failed {label}: {error}", file=sys.stderr)
+        print(
+            f"{len(summary.done)} done, {len(summary.existing)} there already, "
+            f"{len(summary.skipped)} skipped, {len(summary.failed)} failed",
+            file=sys.stderr,
+        )
+    points = pd.concat([summary.points for summary in summaries])
+    if len(points):
+        print(render(points.sort_values(["dataset", "codec", "bpp"]), "table", POINT_COLUMNS), end="")
+    raise typer.Exit(max(summary.exit_code for summary in summaries))
+
+
+class Bar:
+    """Progress on stderr: images done, rate, time left."""
+
+    def __init__(self) -> None:
+        self._bar = None
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def start(self, total: int, what: str) -> None:
+        from tqdm import tqdm
+
+        self.__exit__()
+        self._bar = tqdm(total=total, desc=what, unit="image", dynamic_ncols=True, leave=False)
+
+    def advance(self, n: int = 1) -> None:
+        self._bar.update(n)
+
+    def note(self, text: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)

@@ -148,6 +148,12 @@ def points(out: Path) -> "pd.DataFrame":
     return pa.concat_tables(tables).to_pandas()
 
 
+def commit(out: Path) -> str:
+    """Commit of hfdbench that the stored points were measured with; several are joined by commas, none is empty."""
+    commits = {read_metadata(path).get("commit") for path in (Path(out) / "points").glob("*.parquet")}
+    return ", ".join(sorted(name for name in commits if name))
+
+
 class Shards:
     """A table in progress: images in order, flushed as it grows, so that a killed run resumes behind the last flush."""
 

@@ -105,8 +105,9 @@ class Autoencoder(nn.Module):
         log_gain = torch.tensor(start)[:, None]
         self.log_gain = nn.Parameter(log_gain.repeat(1, m))
         self.log_inverse_gain = nn.Parameter(-log_gain.repeat(1, m))
-        self.log_hyper_gain = nn.Parameter(torch.zeros(len(start), h))
-        self.log_hyper_inverse_gain = nn.Parameter(torch.zeros(len(start), h))
+        # A fresh network's hyper-latents would all round to zero and teach nothing: start them eight times larger.
+        self.log_hyper_gain = nn.Parameter(torch.full((len(start), h), math.log(8)))
+        self.log_hyper_inverse_gain = nn.Parameter(torch.full((len(start), h), -math.log(8)))
         self.bottleneck = EntropyBottleneck(h)
         self.gaussian = GaussianConditional(None, scale_bound=SCALE_MIN)
         self.scale_bound = LowerBound(math.log(SCALE_MIN))

@@ -42,7 +42,8 @@ def run(net: nn.Module, x: Tensor) -> Tensor:
 
 def _exact_copy(layer: nn.Module) -> nn.Module:
     """The layer in float64 with weights on their grid, made once per weight version and kept beside the layer."""
-    version = (layer.weight._version, layer.weight.data_ptr())
+    changes = 0 if layer.weight.is_inference() else layer.weight._version
+    version = (changes, layer.weight.data_ptr())
     cached = layer.__dict__.get("_exact")
     if cached is not None and cached[0] == version:
         return cached[1]

@@ -13,6 +13,7 @@ import math
 import os
 import time
 import tomllib
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from .autoencoder import STRIDE, Autoencoder, AutoencoderConfig
 from .decoder import Decoder
 from .diffusion import Schedule
 from .network import NetworkConfig
+from .weights import load_into
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Recipe:
     seed: int = 0
     model: dict = field(default_factory=dict)
     shift: float = 1.0  # of the noise schedule, decoders only
+    init: str | None = None  # weights to start from (safetensors)
 
     @staticmethod
     def read(path: Path) -> "Recipe":
@@ -71,6 +74,14 @@ class Recipe:
         return recipe
 
 
+@contextmanager
+def seeded(seed: int):
+    """Torch draws from this seed inside, and goes on as before afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 class AutoencoderTask:
     """Rate-distortion training of every rate at once: each crop of a batch draws its own rate."""
 
@@ -78,7 +89,8 @@ class AutoencoderTask:
         self.recipe = recipe
         self.data = data
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()}
-        self.model = Autoencoder(AutoencoderConfig(**config))
+        with seeded(recipe.seed):
+            self.model = Autoencoder(AutoencoderConfig(**config))
 
     def config(self) -> dict:
         return asdict(self.model.config)
@@ -111,7 +123,8 @@ class DecoderTask:
         self.schedule = Schedule(recipe.shift)
         rates = len(autoencoder.config.lambdas)
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()}
-        self.model = Decoder(NetworkConfig(rates=rates, **config))
+        with seeded(recipe.seed):
+            self.model = Decoder(NetworkConfig(rates=rates, **config))
         self.pairs, deviation = make_pairs(data, autoencoder, cache)
         self.model.deviation.copy_(torch.tensor(deviation))
 
@@ -154,7 +167,7 @@ def make_pairs(data: photos.Photos, autoencoder: Autoencoder, cache: Path) -> tu
     for index, image in enumerate(tqdm(data.images, desc="pairs", unit="photo", dynamic_ncols=True)):
         path = folder / f"{index:06d}.npy"
         if not path.exists():
-            x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+            x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
             stack = [image]
             for rate in rates:
                 x_hat = autoencoder.reconstruct(x, rate[None])
@@ -184,11 +197,17 @@ def train(
     Raises ValueError when the checkpoint was made by another recipe or other data.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if recipe.init:
+        load_into(task.model, Path(recipe.init))
     model = task.model.to(device=device, memory_format=torch.channels_last).train()
-    # The quantiles of the entropy bottleneck have a loss of their own: faster steps, and no say in gradient clipping.
-    quantiles = [p for name, p in model.named_parameters() if name.endswith("quantiles")]
-    weights = [p for name, p in model.named_parameters() if not name.endswith("quantiles")]
-    optimizer = torch.optim.Adam([{"params": weights, "pace": 1}, {"params": quantiles, "pace": 10}], betas=(0.9, 0.99))
+    # Gains and quantiles have far to go and little to upset: ten times the pace. The quantiles of the entropy bottleneck
+    # have a loss of their own, so they have no say in gradient clipping.
+    names = dict(model.named_parameters())
+    quantiles = [p for name, p in names.items() if name.endswith("quantiles")]
+    gains = [p for name, p in names.items() if name.endswith("gain")]
+    weights = [p for name, p in names.items() if not name.endswith(("quantiles", "gain"))]
+    groups = [{"params": weights, "pace": 1}, {"params": gains, "pace": 10}, {"params": quantiles, "pace": 10}]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     identity = json.dumps({"recipe": asdict(recipe), "data": task.data.sha256}, sort_keys=True)
     start = 0
@@ -224,7 +243,7 @@ def train(
                 loss, said = task.loss(*inputs)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(weights, recipe.clip)
+            norm = nn.utils.clip_grad_norm_(weights + gains, recipe.clip)
             if torch.isfinite(norm):
                 optimizer.step()
             with torch.no_grad():
@@ -298,3 +317,48 @@ def write_atomically(path: Path, write) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def train_recipe(
+    recipe_name: str,
+    data: Path,
+    out: Path,
+    autoencoder: Path | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    stop_after_s: float | None = None,
+) -> Path | None:
+    """`train` from a recipe's path, or its bare name for a bundled one; logs to out/train.log.
+
+    Raises ValueError for a recipe, folder or weights that cannot be used.
+    """
+    from ..cards import bundled_root
+    from .weights import read_autoencoder
+
+    path = Path(recipe_name)
+    if not path.exists() and path.name == recipe_name:
+        path = bundled_root() / "codecs" / "recipes" / f"{recipe_name}.toml"
+    recipe = Recipe.read(path)
+    if recipe.stage == "decoder" and autoencoder is None:
+        raise ValueError(f"{path}: stage 2 needs the stage-1 weights; give them with --autoencoder")
+    if not data.is_dir():
+        raise ValueError(f"--data {data}: no such folder")
+    if threads:
+        torch.set_num_threads(threads)
+    out.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(out / "train.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.parent.addHandler(handler)
+    log.parent.setLevel(logging.INFO)
+    try:
+        found = photos.read_photos(data, recipe.crop)
+        log.info("%s: %d photographs, sha256 %s, %d left out", path, len(found.names), found.sha256, len(found.left_out))
+        (out / "data.txt").write_text("".join(f"{name}\n" for name in found.names))
+        if recipe.stage == "autoencoder":
+            task = AutoencoderTask(recipe, found)
+        else:
+            task = DecoderTask(recipe, found, read_autoencoder(autoencoder).module, out)
+        return train(task, recipe, out, device, stop_after_s=stop_after_s)
+    finally:
+        log.parent.removeHandler(handler)
+        handler.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .decoder import Decoder
@@ -35,24 +36,24 @@ def _read(path: Path, build) -> Model:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dict
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["config"]).items()}
         module = build(config)
-        for name, tensor in tensors.items():
-            if tensor.dtype == torch.float16:
-                tensors[name] = tensor.float()
-        _size_buffers(module, tensors)
-        module.load_state_dict(tensors)
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not weights of this model: {error}; restore the file") from None
+    load_into(module, path)
     with open(path, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").digest()
     return Model(module.eval().requires_grad_(False), digest[:4], metadata)
 
 
-def _size_buffers(module: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Probability tables are empty in a new model: give them the size of the stored ones."""
-    for name, buffer in list(module.named_buffers()):
-        if name in tensors and buffer.shape != tensors[name].shape:
-            owner = module.get_submodule(name.rpartition(".")[0])
-            setattr(owner, name.rpartition(".")[2], torch.empty_like(tensors[name]))
+def load_into(module: torch.nn.Module, path: Path) -> None:
+    """Copy a file's tensors into a module built for them. Raises ValueError naming the file when they do not fit."""
+    try:
+        tensors = {k: v.float() if v.dtype == torch.float16 else v for k, v in load_file(path).items()}
+        for name, buffer in list(module.named_buffers()):
+            if name in tensors and buffer.shape != tensors[name].shape:  # probability tables are empty in a new model
+                owner, _, leaf = name.rpartition(".")
+                setattr(module.get_submodule(owner), leaf, torch.empty_like(tensors[name]))
+        module.load_state_dict(tensors)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path}: these weights do not fit the model: {error}; restore the file") from None

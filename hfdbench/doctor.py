@@ -1,0 +1,79 @@
+"""What works on this machine, and the exact line that mends what does not."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cards import CodecCard, DatasetCard, find_cards
+from .codec import load_codec
+from .errors import BadRequest, Unavailable
+
+
+@dataclass(frozen=True)
+class Finding:
+    """broken: something that should work and does not; an optional thing that is absent is not broken."""
+
+    what: str
+    state: str
+    cure: str = ""
+    broken: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what:<36} {self.state}" + (f"\n{'':36} -> {self.cure}" if self.cure else "")
+
+
+def examine(inception: Path | None, data_root: Path | None, cards: Iterable[Path]) -> Iterator[Finding]:
+    """Look at codecs, datasets and Inception weights, one finding each."""
+    for codec in find_cards(CodecCard, cards).values():
+        yield _codec(codec)
+    for dataset in find_cards(DatasetCard, cards).values():
+        yield _dataset(dataset, data_root, cards)
+    yield _inception(inception, data_root)
+
+
+def _codec(card: CodecCard) -> Finding:
+    """Tries every point until one works, so that a zoo with one file of weights counts."""
+    name = f"codec {card.id}"
+    reasons: dict[Unavailable, None] = {}
+    working = 0
+    for point in card.points:
+        try:
+            load_codec(card, point.id)
+            working += 1
+        except Unavailable as error:
+            reasons[error] = None
+        except Exception as error:  # a third party's adapter may raise anything; the doctor goes on
+            return Finding(name, f"broken: {error}", broken=True)
+        if reasons:
+            break
+    if not reasons:
+        return Finding(name, f"works, {working} points")
+    first = next(iter(reasons))
+    return Finding(name, f"not here: {first.reason}", first.cure)
+
+
+def _dataset(card: DatasetCard, data_root: Path | None, cards: Iterable[Path]) -> Finding:
+    from .dataset import find_data_root, open_dataset
+
+    name = f"dataset {card.id}"
+    try:
+        opened = open_dataset(card.id, cards=cards, data_root=find_data_root(data_root))
+    except Unavailable as error:
+        return Finding(name, f"not here: {error.reason}", error.cure)
+    except BadRequest as error:
+        return Finding(name, f"broken: {error}", broken=True)
+    return Finding(name, f"here, {len(opened)} images")
+
+
+def _inception(given: Path | None, data_root: Path | None) -> Finding:
+    from .dataset import find_data_root
+    from .metrics.features import Inception, find_inception
+
+    name = "Inception weights (FID, KID)"
+    try:
+        path = find_inception(given, find_data_root(data_root), allow_download=False)
+        return Finding(name, f"here: {Inception(path).label} from {path}")
+    except Unavailable as error:
+        return Finding(name, f"not here: {error.reason}", error.cure)
+    except BadRequest as error:
+        return Finding(name, f"broken: {error}", broken=True)
