@@ -224,6 +224,22 @@ def _lock(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX)
 
 
+def discard(out: Path, key: str) -> None:
+    """Remove what a run killed at its very end left of finished work, unless another run is busy there."""
+    folder = Path(out) / "work" / key
+    if not folder.exists():
+        return
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
+
+
 def prepare(out: Path, needed_bytes: int) -> None:
     """Make the folder; sweep temporary files of killed runs. Raises BadRequest when it cannot be written or is too full."""
     try:

@@ -114,13 +114,20 @@ class _Run:
                 del todo[trial]
         if todo and self.inception_file is None:
             self._note(f"no FID: {self._inception_error}; then: hfdbench score")
-        done: list[Trial] = []
         if self.request.dry_run:
+            done = []
             for trial, need in todo.items():
                 steps = ["encode"] * (need.decode and not self._streams(trial).exists()) + ["decode"] * need.decode
                 self._note(f"would run {trial.label}: {', '.join([*steps, 'score'])}")
-        elif todo:
-            done = self._carry_out(todo)
+        else:
+            for trial, need in needs.items():
+                for work, finished in (
+                    (trial.stream_key, self._streams(trial).exists()),
+                    (trial.trial_key, not need.decode),
+                ):
+                    if finished:
+                        store.discard(self.out, work)
+            done = self._carry_out(todo) if todo else []
         rows = [store.read_table(self._points(trial)) for trial in [*existing, *done]]
         for trial, row in zip([*existing, *done], rows, strict=True):
             if row["status"][0].as_py() != "ok":
@@ -291,7 +298,7 @@ class _Run:
                     "fetch the pictures again or mend the card"
                 )
             shards.merge(path, self._environment | {"dataset_sha256": dataset.sha256}, FEATURE_ROWS)
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
     # ---- the stages
 
@@ -320,7 +327,7 @@ class _Run:
                     shards.add(row["image"], pa.Table.from_pylist([row], store.STREAMS))
                     self.progress.advance()
             shards.merge(path, self._metadata(trial, trial.encoder), STREAM_ROWS)
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _finish(self, trial: Trial, need: _Need, pool: Pool) -> None:
         if need.decode:
@@ -364,7 +371,7 @@ class _Run:
                 features.merge(features_path, metadata, FEATURE_ROWS)
             if crops is not None:
                 crops.merge(crops_path, metadata, CROP_ROWS)
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _stored_pixels(self, trial: Trial) -> dict[int, str | None]:
         rows = store.read_table(self._crops(trial), ["image", "pixels_sha256"]).to_pylist()
@@ -390,7 +397,7 @@ class _Run:
         try:
             ask = {"do": "decode", "seed": trial.seed}
             answer, body = pool.ask(trial.codec, trial.point, ask, stream["stream"])
-            image = np.frombuffer(body, np.uint8).reshape(answer["shape"])
+            image = np.frombuffer(bytearray(body), np.uint8).reshape(answer["shape"])
             row["decode_s"] = answer["decode_s"]
             original = trial.dataset.load(stream["image"])
         except (PictureError, CodecFailed) as error:

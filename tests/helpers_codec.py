@@ -1,0 +1,117 @@
+"""Small real codecs: one that works, and ones that fail in each way a codec can."""
+
+import ctypes
+import json
+import os
+import sys
+import tempfile
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from hfdbench.errors import StreamError, Unavailable
+
+
+class Quantiser:
+    """Samples rounded to multiples of `step`, deflated. Talks on standard output, as codecs do."""
+
+    def __init__(self, step: int = 16, pause_s: float = 0.0):
+        self._step, self._pause_s = step, pause_s
+        print("ready")
+
+    def encode(self, image: np.ndarray) -> bytes:
+        print("encoding")
+        os.system("cat; echo from a program")  # reads standard input to its end, writes to standard output
+        time.sleep(self._pause_s)
+        height, width, _ = image.shape
+        return height.to_bytes(2, "big") + width.to_bytes(2, "big") + zlib.compress((image // self._step).tobytes())
+
+    def decode(self, stream: bytes, *, seed: int) -> np.ndarray:
+        print("decoding")
+        time.sleep(self._pause_s)
+        height, width = int.from_bytes(stream[:2], "big"), int.from_bytes(stream[2:4], "big")
+        levels = np.frombuffer(zlib.decompress(stream[4:]), np.uint8).reshape(height, width, 3)
+        return (levels.astype(int) * self._step + self._step // 2).clip(0, 255).astype(np.uint8)
+
+
+class Grey:
+    """Another decoder of Quantiser's streams."""
+
+    def __init__(self, step: int = 16):
+        self._inner = Quantiser(step)
+
+    def encode(self, image: np.ndarray) -> bytes:
+        raise RuntimeError("never encodes")
+
+    def decode(self, stream: bytes, *, seed: int) -> np.ndarray:
+        image = self._inner.decode(stream, seed=seed)
+        return image.mean(axis=2, keepdims=True).round().astype(np.uint8).repeat(3, 2)
+
+
+class Faulty(Quantiser):
+    """Fails in the way and at the stage named for images whose first sample is 0."""
+
+    def __init__(self, fault: str, stage: str):
+        super().__init__(16)
+        self._fault, self._stage = fault, stage
+
+    def encode(self, image: np.ndarray) -> bytes:
+        made = self._fail() if self._stage == "encode" and image[0, 0, 0] == 0 else None
+        return super().encode(image) if made is None else made
+
+    def decode(self, stream: bytes, *, seed: int) -> np.ndarray:
+        image = super().decode(stream, seed=seed)
+        made = self._fail() if self._stage == "decode" and image[0, 0, 0] == 8 else None
+        return image if made is None else made
+
+    def _fail(self):
+        if self._fault == "raise":
+            raise StreamError("foreign stream")
+        if self._fault == "segfault":
+            print("last words", flush=True)
+            ctypes.string_at(0)
+        if self._fault == "exit":
+            os._exit(3)
+        if self._fault == "sys.exit":
+            sys.exit("gave up")
+        if self._fault == "hang":
+            time.sleep(1000)
+        if self._fault == "type":
+            return "text"
+        if self._fault == "shape":
+            return np.zeros((5, 7, 3), np.uint8)
+        raise AssertionError(self._fault)
+
+
+class Absent:
+    """Needs what nobody has."""
+
+    def __init__(self, program: str):
+        raise Unavailable(f"no program {program}", f"install {program}")
+
+    encode = decode = None
+
+
+class Smuggler:
+    """Hides the original in every folder it may call its own and sends the places; tells what decode can find."""
+
+    def encode(self, image: np.ndarray) -> bytes:
+        places = []
+        for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+            (folder / "original.npy").write_bytes(image.tobytes())
+            places.append(str(folder / "original.npy"))
+        type(self).original = image
+        return json.dumps({"places": places, "pid": os.getpid()}).encode()
+
+    def decode(self, stream: bytes, *, seed: int) -> np.ndarray:
+        sent = json.loads(stream)
+        found = {
+            "original": hasattr(type(self), "original") or any(Path(place).exists() for place in sent["places"]),
+            "encoder": Path(f"/proc/{sent['pid']}").exists() or sent["pid"] == os.getpid(),
+            "here": os.listdir() + os.listdir(tempfile.gettempdir()),
+            "environment": "\n".join(f"{name}={value}" for name, value in sorted(os.environ.items())),
+            "arguments": sys.argv[1:],
+        }
+        raise ValueError("found " + json.dumps(found))
