@@ -21,8 +21,9 @@ def test_by_hand():
     assert deviation is None
 
 
-def test_equals_torch_fidelity():
-    a, b = sets(260)
+@pytest.mark.parametrize("count", [260, 800])  # one kernel matrix for all subsets, and one for each
+def test_equals_torch_fidelity(count):
+    a, b = sets(count)
     expected = kid_features_to_metric(
         torch.from_numpy(a),
         torch.from_numpy(b),
@@ -48,7 +49,7 @@ def test_default_is_a_hundred_subsets_of_a_thousand():
 
 def test_full_set_does_not_depend_on_order():
     a, b = sets(300)
-    assert kid(a[::-1], np.roll(b, 7, axis=0))[0] == pytest.approx(kid(a, b)[0], rel=1e-12)
+    assert kid(a[::-1], np.roll(b, 7, axis=0))[0] == pytest.approx(kid(a, b)[0], rel=1e-5)
 
 
 def test_is_unbiased():

@@ -12,6 +12,7 @@ import numpy as np
 
 SUBSETS = 100
 SUBSET_SIZE = 1000
+BLOCK = 1000  # rows of the kernel matrix held at a time
 
 
 def kid(
@@ -26,23 +27,43 @@ def kid(
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("features hold NaN or infinity")
     if min(len(a), len(b)) < subset_size:
-        return mmd2(a, b), None
+        return float(_mmd2(a, b, np.ones((len(a), 1)), np.ones((len(b), 1)))[0]), None
     # The legacy generator, because torch-fidelity draws with it.
     random = np.random.RandomState(seed)
-    values = []
-    for _ in range(subsets):
-        of_a = random.choice(len(a), subset_size, replace=False)
-        of_b = random.choice(len(b), subset_size, replace=False)
-        values.append(mmd2(a[of_a], b[of_b]))
+    draws = [[random.choice(len(x), subset_size, replace=False) for x in (a, b)] for _ in range(subsets)]
+    if len(a) * len(b) <= subsets * subset_size**2:  # every kernel value once is fewer than every subset's
+        values = _mmd2(a, b, *(_members(len(x), [draw[side] for draw in draws]) for side, x in enumerate((a, b))))
+    else:
+        all_of_it = np.ones((subset_size, 1))
+        values = [_mmd2(a[of_a], b[of_b], all_of_it, all_of_it)[0] for of_a, of_b in draws]
     return float(np.mean(values)), float(np.std(values))
 
 
-def mmd2(a: np.ndarray, b: np.ndarray) -> float:
-    """Unbiased MMD^2 of two samples: Gretton et al. 2012, "A kernel two-sample test", eq. 3."""
-    within = sum((k.sum() - np.trace(k)) / (len(x) * (len(x) - 1)) for x in (a, b) for k in (_kernel(x, x),))
-    return float(within - 2 * _kernel(a, b).mean())
+def _members(count: int, subsets: list[np.ndarray]) -> np.ndarray:
+    """Membership, count x subsets: 1 where an index belongs to a subset."""
+    members = np.zeros((count, len(subsets)))
+    for column, indices in enumerate(subsets):
+        members[indices, column] = 1
+    return members
 
 
-def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    base = a.astype(np.float64) @ b.T.astype(np.float64) / a.shape[1] + 1
-    return base * base * base  # numpy's ** 3 is several times slower
+def _mmd2(a: np.ndarray, b: np.ndarray, in_a: np.ndarray, in_b: np.ndarray) -> np.ndarray:
+    """Unbiased MMD^2 of every pair of subsets: Gretton et al. 2012, "A kernel two-sample test", eq. 3."""
+    count_a, count_b = in_a.sum(axis=0), in_b.sum(axis=0)
+    within_a = _kernel_sums(a, a, in_a, in_a, diagonal=False) / (count_a * (count_a - 1))
+    within_b = _kernel_sums(b, b, in_b, in_b, diagonal=False) / (count_b * (count_b - 1))
+    return within_a + within_b - 2 * _kernel_sums(a, b, in_a, in_b) / (count_a * count_b)
+
+
+def _kernel_sums(a, b, in_a, in_b, diagonal: bool = True) -> np.ndarray:
+    """Sum of kernel values over every pair of subsets, one block of rows at a time."""
+    sums = np.zeros(in_a.shape[1])
+    for start in range(0, len(a), BLOCK):
+        rows = slice(start, start + BLOCK)
+        # Products in the type of the features, as torch-fidelity has them; sums in float64.
+        kernel = (a[rows] @ b.T).astype(np.float64) / a.shape[1] + 1
+        kernel *= kernel * kernel  # numpy's ** 3 is several times slower
+        if not diagonal:
+            np.fill_diagonal(kernel[:, rows], 0)
+        sums += (in_a[rows] * (kernel @ in_b)).sum(axis=0)
+    return sums

@@ -49,10 +49,13 @@ def main() -> int:
         with torch.inference_mode():
             return torch.cat([theirs(part)[0] for part in pixels.split(options.their_batch)]).numpy()
 
+    # One thread: its own seconds, which busy neighbours do not stretch. More: the clock on the wall.
+    clock = time.process_time if options.threads == 1 else time.perf_counter
+
     def timed(function) -> float:
-        start = time.perf_counter()
+        start = clock()
         function()
-        return time.perf_counter() - start
+        return clock() - start
 
     gap = float(np.abs(ours.features(images) - run_theirs()).max())  # also the warm-up
     rounds = [(timed(lambda: ours.features(images)), timed(run_theirs)) for _ in range(options.rounds)]
@@ -61,7 +64,7 @@ def main() -> int:
     print(
         f"features: {len(images) / ours_s:.1f} images/s, torch-fidelity {len(images) / theirs_s:.1f} images/s, "
         f"ratio {ratio:.2f} (limit {LIMIT}); largest difference {gap:.1e} (limit {TOLERANCE:.0e}); "
-        f"CPU, threads on both sides: {options.threads}, batch {ours.batch} and {options.their_batch}"
+        f"CPU, threads on both sides: {options.threads} ({clock.__name__}), batch {ours.batch} and {options.their_batch}"
     )
     return int(ratio < LIMIT or gap > TOLERANCE)
 
