@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 LENGTHS = struct.Struct(">IQ")
 
@@ -51,8 +51,8 @@ def main() -> None:
     while True:
         try:
             header, body = receive(requests)
-        except EOFError:
-            return
+        except EOFError:  # the run was killed: one that ends in peace kills its workers
+            _leave()
         try:
             if header["do"] == "load":
                 codec = None  # free the last one first
@@ -61,15 +61,21 @@ def main() -> None:
             else:
                 send(answers, *_call(codec, header, body))
         except (KeyboardInterrupt, BrokenPipeError):
-            return
+            _leave()
         except BaseException as error:  # SystemExit too: a codec's failure is an answer
             send(answers, {"error": str(error) or "no message", "type": type(error).__name__})
 
 
 def _die_with(parent: int) -> None:
-    """Leave nothing behind when the run was killed: neither this process, nor its programs, nor its folder."""
+    """Notice, in the middle of a long call too, that the run was killed."""
     while os.getppid() == parent:
         time.sleep(0.5)
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """Leave nothing behind: neither this process, nor its programs, nor its folder."""
+    os.chdir("/")
     if own := os.environ.get("HFDBENCH_WORKER"):
         shutil.rmtree(own, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
