@@ -6,7 +6,7 @@ stdout is the result, stderr the journey. Exit codes: 0 done; 1 something failed
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -47,11 +47,17 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
-Cards = Annotated[Optional[list[Path]], typer.Option("--cards", help="A further folder with codecs/, datasets/ or reports/.")]
+Cards = Annotated[
+    list[Path] | None, typer.Option("--cards", help="A further folder with codecs/, datasets/ or reports/.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder of results.")]
-DataRoot = Annotated[Optional[Path], typer.Option("--data-root", help="Folder of datasets [HFDBENCH_DATA, else the user cache].")]
-Inception = Annotated[Optional[Path], typer.Option("--inception", help="Inception weights for FID (.pth).")]
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where networks run; auto takes a GPU when there is one.")]
+DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", help="Folder of datasets [HFDBENCH_DATA, else the user cache].")
+]
+Inception = Annotated[Path | None, typer.Option("--inception", help="Inception weights for FID (.pth).")]
+DeviceOption = Annotated[
+    Device, typer.Option("--device", help="Where networks run; auto takes a GPU when there is one.")
+]
 Workers = Annotated[int, typer.Option("--workers", help="Images coded at once, each in processes of its own.")]
 JSON = Annotated[bool, typer.Option("--json", help="Same as --format json.")]
 
@@ -79,21 +85,27 @@ def version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None: ...
 
 
 @app.command()
 def run(
     codec: Annotated[list[str], typer.Option("--codec", help="Codec id; may be given several times.")],
-    dataset: Annotated[list[str], typer.Option("--dataset", help="Dataset id or folder:PATH; may be given several times.")],
-    point: Annotated[Optional[list[str]], typer.Option("--point", help="Only these points.")] = None,
-    limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="Only the first N images, as a set of its own.")] = None,
+    dataset: Annotated[
+        list[str], typer.Option("--dataset", help="Dataset id or folder:PATH; may be given several times.")
+    ],
+    point: Annotated[list[str] | None, typer.Option("--point", help="Only these points.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first N images, as a set of its own.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of decoders that sample.")] = 0,
     out: Out = Path("results"),
     device: DeviceOption = Device.auto,
     workers: Workers = 1,
-    timeout_s: Annotated[Optional[float], typer.Option("--timeout-s", help="Seconds that one image may take.")] = None,
+    timeout_s: Annotated[float | None, typer.Option("--timeout-s", help="Seconds that one image may take.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     inception: Inception = None,
     data_root: DataRoot = None,
@@ -126,8 +138,10 @@ def run(
 
 @app.command()
 def score(
-    codec: Annotated[Optional[list[str]], typer.Option("--codec", help="Only these codecs.")] = None,
-    dataset: Annotated[Optional[list[str]], typer.Option("--dataset", help="Only these; a folder:PATH must be given.")] = None,
+    codec: Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", help="Only these; a folder:PATH must be given.")
+    ] = None,
     out: Out = Path("results"),
     workers: Workers = 1,
     inception: Inception = None,
@@ -187,10 +201,10 @@ def stored_requests(out: Path, codecs, datasets, cards, workers, inception, data
 
 @app.command()
 def report(
-    figure: Annotated[Optional[list[str]], typer.Argument(help="Figure ids; all when none is given.")] = None,
-    codec: Annotated[Optional[list[str]], typer.Option("--codec", help="Only these codecs.")] = None,
-    dataset: Annotated[Optional[list[str]], typer.Option("--dataset", help="Only these datasets.")] = None,
-    form: Annotated[Optional[list[str]], typer.Option("--format", help="pdf, svg, png; all when none is given.")] = None,
+    figure: Annotated[list[str] | None, typer.Argument(help="Figure ids; all when none is given.")] = None,
+    codec: Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only these datasets.")] = None,
+    form: Annotated[list[str] | None, typer.Option("--format", help="pdf, svg, png; all when none is given.")] = None,
     to: Annotated[Path, typer.Option("--to", help="Folder of the figures.")] = Path("reports/build"),
     out: Out = Path("results"),
     cards: Cards = None,
@@ -228,9 +242,11 @@ def titled(dataset: str, titles: dict[str, str]) -> str:
 
 @app.command()
 def show(
-    codec: Annotated[Optional[list[str]], typer.Option("--codec", help="Only these codecs.")] = None,
-    dataset: Annotated[Optional[list[str]], typer.Option("--dataset", help="Only these datasets.")] = None,
-    columns: Annotated[Optional[str], typer.Option("--columns", help="Column names, by commas; all: every column.")] = None,
+    codec: Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only these datasets.")] = None,
+    columns: Annotated[
+        str | None, typer.Option("--columns", help="Column names, by commas; all: every column.")
+    ] = None,
     form: Annotated[Form, typer.Option("--format", help="How to print it.")] = Form.table,
     json: JSON = False,
     out: Out = Path("results"),
@@ -240,7 +256,9 @@ def show(
     from .report.tables import POINT_COLUMNS, render
 
     points = filtered(store.points(out), codec, dataset).sort_values(["dataset", "codec", "bpp"])
-    chosen = None if columns == "all" or (columns is None and (json or form in (Form.json, Form.csv))) else POINT_COLUMNS
+    chosen = (
+        None if columns == "all" or (columns is None and (json or form in (Form.json, Form.csv))) else POINT_COLUMNS
+    )
     if columns not in (None, "all"):
         chosen = [name.strip() for name in columns.split(",")]
     print(render(points, "json" if json else form.value, chosen), end="")
@@ -296,10 +314,12 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe (TOML): a path, or the name of a bundled one: elic, hfd.")],
     data: Annotated[Path, typer.Option("--data", help="Folder of photographs.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of checkpoint, log and weights; resumes what it holds.")],
-    autoencoder: Annotated[Optional[Path], typer.Option("--autoencoder", help="Stage-1 weights, for stage 2.")] = None,
+    autoencoder: Annotated[Path | None, typer.Option("--autoencoder", help="Stage-1 weights, for stage 2.")] = None,
     device: DeviceOption = Device.auto,
-    threads: Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads.")] = None,
-    stop_after: Annotated[Optional[float], typer.Option("--stop-after", help="Minutes after which to stop, resumable.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
+    stop_after: Annotated[
+        float | None, typer.Option("--stop-after", help="Minutes after which to stop, resumable.")
+    ] = None,
 ) -> None:
     """Train a stage of HFD from a folder of photographs; run again to resume."""
     from .hfd.training import train_recipe

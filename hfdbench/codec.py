@@ -12,6 +12,7 @@ stream it cannot honour.
 import hashlib
 import importlib
 import inspect
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -46,6 +47,7 @@ def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
     """
     point = card.point(point_id)
     module_name, _, class_name = card.adapter.partition(":")
+    look_beside(card)
     try:
         adapter = getattr(importlib.import_module(module_name), class_name)
     except ModuleNotFoundError as error:
@@ -68,6 +70,15 @@ def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
         return adapter(**arguments)
     except BadRequest as error:
         raise BadRequest(f'{card.source}: point "{point_id}": {error}') from None
+
+
+def look_beside(card: "CodecCard") -> None:
+    """Let Python find, after all else, a module that lies beside the codecs/ folder of a user's card."""
+    from .cards import bundled_root
+
+    beside = Path(card.source).resolve().parent.parent
+    if beside != bundled_root().resolve() and str(beside) not in sys.path:
+        sys.path.append(str(beside))
 
 
 def verified(card: "CodecCard", point_id: str, file: str, sha256: str) -> Path:

@@ -96,7 +96,7 @@ def test_run_show_report_end_to_end(hfdbench, pictures, tmp_path):
 
 
 def test_dry_run_writes_nothing(hfdbench, pictures):
-    code, out, err = hfdbench("run", "--codec", "jpeg", "--dataset", f"folder:{pictures}", "--limit", "2", "--dry-run")
+    code, _out, err = hfdbench("run", "--codec", "jpeg", "--dataset", f"folder:{pictures}", "--limit", "2", "--dry-run")
     assert code == 0 and "would run jpeg-q25" in err
     assert not Path("results/points").exists()
 
@@ -107,7 +107,7 @@ def test_a_damaged_picture_costs_its_row_and_exit_code_1(hfdbench, pictures, tmp
     for path in pictures.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "1.png").write_bytes((pictures / "1.png").read_bytes()[:200])
-    code, out, err = hfdbench("run", "--codec", "jpeg", "--point", "q25", "--dataset", f"folder:{folder}")
+    code, _out, err = hfdbench("run", "--codec", "jpeg", "--point", "q25", "--dataset", f"folder:{folder}")
     assert code == 1 and "1.png" in err
     crops = pd.read_parquet("results/crops")
     assert crops["status"].tolist() == ["ok", "error", "ok"]

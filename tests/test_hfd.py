@@ -13,7 +13,7 @@ from PIL import Image
 from hfdbench.adapters.hfd import HFD
 from hfdbench.errors import StreamError
 from hfdbench.hfd import exact, photos, training
-from hfdbench.hfd.autoencoder import Autoencoder, AutoencoderConfig
+from hfdbench.hfd.autoencoder import AutoencoderConfig
 from hfdbench.hfd.container import Coded
 from hfdbench.hfd.decoder import Decoder, Sampling
 from hfdbench.hfd.diffusion import Schedule, alpha_sigma, ancestral
@@ -184,7 +184,9 @@ def test_streams_of_other_models_rates_and_versions_are_refused(trained):
 
 def test_schedule_is_the_shifted_cosine():
     t = torch.tensor([0.25, 0.5, 0.75])
-    assert Schedule(1.0).log_snr(t).tolist() == pytest.approx([-2 * math.log(math.tan(math.pi * x / 2)) for x in t.tolist()])
+    assert Schedule(1.0).log_snr(t).tolist() == pytest.approx(
+        [-2 * math.log(math.tan(math.pi * x / 2)) for x in t.tolist()]
+    )
     ratio = [math.sqrt((-v).sigmoid() / v.sigmoid()) for v in Schedule(0.5).log_snr(t)]
     assert ratio == pytest.approx([0.5 * math.tan(math.pi * x / 2) for x in t.tolist()])  # sigma/alpha = s tan(pi t/2)
     ends = Schedule(1.0).log_snr(torch.tensor([0.0, 1.0]))

@@ -8,6 +8,7 @@ Conventions: N x 3 x H x W, H and W multiples of 8; the residual in units of its
 reconstruction in [0, 1]; log_snr and rate have N entries.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -69,8 +70,8 @@ class UNet(nn.Module):
 
         levels = range(len(widths))
         self.down = nn.ModuleList(blocks(level) for level in levels)
-        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
-        self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths))
+        self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in itertools.pairwise(widths))
         self.up = nn.ModuleList(blocks(level) for level in levels[:-1])
         self.leave = nn.Conv2d(widths[0], 12, 3, padding=1)
         nn.init.zeros_(self.leave.weight)

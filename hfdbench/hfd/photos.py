@@ -54,17 +54,18 @@ def read_photos(folder: Path, smallest_side: int) -> Photos:
     return Photos(tuple(names), tuple(images), digest.hexdigest(), tuple(left_out))
 
 
-def crops(images: list[np.ndarray], count: int, side: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` random side x side crops, flipped at random: count x side x side x channels. Large pictures are drawn more often."""
-    areas = np.array([image.shape[0] * image.shape[1] for image in images], dtype=np.float64) ** 0.5
-    picked = rng.choice(len(images), size=count, p=areas / areas.sum())
+def crops(images: list[np.ndarray], count: int, side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`count` random crops, flipped at random (count x side x side x channels), and the indices of their pictures (count).
+
+    Large pictures are drawn more often.
+    """
+    sides = np.sqrt([image.shape[0] * image.shape[1] for image in images])
+    picked = rng.choice(len(images), size=count, p=sides / sides.sum())
     out = np.empty((count, side, side, images[0].shape[2]), images[0].dtype)
     for k, index in enumerate(picked):
         image = images[index]
         top = rng.integers(image.shape[0] - side + 1)
         left = rng.integers(image.shape[1] - side + 1)
         crop = image[top : top + side, left : left + side]
-        if rng.integers(2):
-            crop = crop[:, ::-1]
-        out[k] = crop
-    return out
+        out[k] = crop[:, ::-1] if rng.integers(2) else crop
+    return out, picked

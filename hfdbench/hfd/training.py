@@ -50,6 +50,7 @@ class Recipe:
     seed: int = 0
     model: dict = field(default_factory=dict)
     shift: float = 1.0  # of the noise schedule, decoders only
+    pair_side: int = 384  # pixels of the parts of photographs that are coded, decoders only
     init: str | None = None  # weights to start from (safetensors)
 
     @staticmethod
@@ -97,7 +98,7 @@ class AutoencoderTask:
 
     def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         recipe = self.recipe
-        pixels = photos.crops(self.data.images, recipe.batch, recipe.crop, rng)
+        pixels, _ = photos.crops(self.data.images, recipe.batch, recipe.crop, rng)
         rate = torch.from_numpy(rng.permutation(np.arange(recipe.batch) % len(self.model.config.lambdas)))
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255), rate
 
@@ -113,8 +114,8 @@ class AutoencoderTask:
 class DecoderTask:
     """Diffusion training on pairs (photograph, its stage-1 reconstruction); the autoencoder is frozen, pairs are made once.
 
-    HFD precomputes its pairs from larger crops and drops their border (arXiv:2305.18231, section 5.3); here whole photographs are
-    coded, so a border in training is a border of a real picture, as in use.
+    HFD precomputes its pairs from larger crops and drops their border (arXiv:2305.18231, section 5.3); here the border stays,
+    so that the network has seen the borders of pictures.
     """
 
     def __init__(self, recipe: Recipe, data: photos.Photos, autoencoder: Autoencoder, cache: Path):
@@ -125,24 +126,21 @@ class DecoderTask:
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()}
         with seeded(recipe.seed):
             self.model = Decoder(NetworkConfig(rates=rates, **config))
-        self.pairs, deviation = make_pairs(data, autoencoder, cache)
-        self.model.deviation.copy_(torch.tensor(deviation))
+        self.pairs = make_pairs(data, autoencoder, recipe.pair_side, cache)
+        self.rates = np.array([pair.rate for pair in self.pairs])
+        self.model.deviation.copy_(torch.tensor(deviations(self.pairs, rates)))
 
     def config(self) -> dict:
         return asdict(self.model.config)
 
     def batch(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
         recipe = self.recipe
-        stacks = photos.crops(self.pairs, recipe.batch, recipe.crop, rng)
-        stacks = torch.from_numpy(stacks).permute(0, 3, 1, 2)
-        rate = torch.from_numpy(rng.integers(self.model.config.rates, size=recipe.batch))
-        image = stacks[:, :3].float() / 255
-        start = 3 + 3 * rate
-        reconstruction = torch.stack([s[k : k + 3] for s, k in zip(stacks, start.tolist(), strict=True)]).float() / 255
+        stacks, picked = photos.crops([pair.pixels for pair in self.pairs], recipe.batch, recipe.crop, rng)
+        image, reconstruction = torch.from_numpy(stacks).permute(0, 3, 1, 2).float().div_(255).chunk(2, 1)
         # Evenly spread times: one uniform offset, a different stratum each (less variance than independent draws).
         t = torch.from_numpy((rng.random() + rng.permutation(recipe.batch) / recipe.batch) % 1)
         noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
-        return image, reconstruction, rate, t, noise
+        return image, reconstruction, torch.from_numpy(self.rates[picked]), t, noise
 
     def loss(self, image, reconstruction, rate, t, noise) -> tuple[Tensor, dict[str, float]]:
         losses = self.model.loss(image, reconstruction, rate, t, noise, self.schedule)
@@ -153,33 +151,54 @@ class DecoderTask:
         pass
 
 
+@dataclass(frozen=True)
+class Pair:
+    """pixels: uint8, H x W x 6, a photograph and its reconstruction at `rate`."""
+
+    pixels: np.ndarray
+    rate: int
+
+
 @torch.inference_mode()
-def make_pairs(data: photos.Photos, autoencoder: Autoencoder, cache: Path) -> tuple[list[np.ndarray], list[float]]:
-    """Each photograph with its reconstructions at every rate stacked on the channels (uint8, H x W x 3(1 + rates)), and the
-    standard deviation of x - x_hat (in [0, 1] pixels) at each rate. Kept in `cache`, named by data and weights."""
-    digest = hashlib.sha256(data.sha256.encode())
+def make_pairs(data: photos.Photos, autoencoder: Autoencoder, side: int, cache: Path) -> list[Pair]:
+    """A part of each photograph, at most side x side pixels, at two of the rates, the rates taking turns.
+
+    Kept in `cache`, named by data and weights, so that an interrupted start goes on. Raises ValueError for fewer
+    photographs than rates.
+    """
+    digest = hashlib.sha256(f"{data.sha256} {side}".encode())
     for name, tensor in autoencoder.state_dict().items():
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     folder = cache / f"pairs-{digest.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
-    rates = torch.arange(len(autoencoder.config.lambdas))
-    pairs, squares, count = [], np.zeros(len(rates)), 0
-    for index, image in enumerate(tqdm(data.images, desc="pairs", unit="photo", dynamic_ncols=True)):
-        path = folder / f"{index:06d}.npy"
-        if not path.exists():
-            x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
-            stack = [image]
-            for rate in rates:
-                x_hat = autoencoder.reconstruct(x, rate[None])
-                stack.append((x_hat[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
-            stacked = np.concatenate(stack, 2)
-            write_atomically(path, lambda temporary, a=stacked: temporary.write_bytes(_npy(a)))
-        pair = np.load(path, allow_pickle=False)
-        pairs.append(pair)
-        difference = pair[..., 3:].astype(np.float32) - np.tile(pair[..., :3].astype(np.float32), len(rates))
-        squares += (difference.reshape(-1, len(rates), 3) ** 2).sum((0, 2), dtype=np.float64)
-        count += difference.shape[0] * difference.shape[1] * 3
-    return pairs, list(np.sqrt(squares / count) / 255)
+    rates = len(autoencoder.config.lambdas)
+    if len(data.images) < rates:
+        raise ValueError(f"{len(data.images)} photographs are too few for {rates} rates; give at least {rates}")
+    pairs = []
+    for index, photo in enumerate(tqdm(data.images, desc="pairs", unit="photo", dynamic_ncols=True)):
+        rng = np.random.default_rng((17, index))
+        height, width = min(side, photo.shape[0]), min(side, photo.shape[1])
+        top, left = rng.integers(photo.shape[0] - height + 1), rng.integers(photo.shape[1] - width + 1)
+        image = photo[top : top + height, left : left + width]
+        for rate in sorted({index % rates, (index + rates // 2) % rates}):
+            path = folder / f"{index:06d}-{rate}.npy"
+            if not path.exists():
+                x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+                x_hat = autoencoder.reconstruct(x, torch.tensor([rate]))[0].clamp(0, 1)
+                pixels = np.concatenate([image, (x_hat * 255).round().byte().permute(1, 2, 0).numpy()], 2)
+                write_atomically(path, lambda temporary, a=pixels: temporary.write_bytes(_npy(a)))
+            pairs.append(Pair(np.load(path, allow_pickle=False), rate))
+    return pairs
+
+
+def deviations(pairs: list[Pair], rates: int) -> list[float]:
+    """Standard deviation of x - x_hat, in [0, 1] pixels, at each rate."""
+    squares, counts = np.zeros(rates), np.zeros(rates)
+    for pair in pairs:
+        difference = pair.pixels[..., :3].astype(np.float32) - pair.pixels[..., 3:]
+        squares[pair.rate] += np.square(difference).sum(dtype=np.float64)
+        counts[pair.rate] += difference.size
+    return list(np.sqrt(squares / counts) / 255)
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -290,13 +309,14 @@ def export(task, recipe: Recipe, average: dict[str, Tensor], steps: int, path: P
     task.finish(task.model)
     metadata = {
         "config": json.dumps(task.config()),
-        "recipe": json.dumps(asdict(recipe)),
+        "recipe": json.dumps(asdict(recipe) | {"init": recipe.init and Path(recipe.init).name}),
         "data_sha256": task.data.sha256,
         "photographs": str(len(task.data.names)),
         "steps": str(steps),
         "torch": torch.__version__,
     }
-    tensors = {k: v.detach().cpu().contiguous() for k, v in task.model.state_dict().items()}
+    state = {k: v.detach().cpu().contiguous() for k, v in task.model.state_dict().items()}
+    tensors = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}  # half the size, no loss seen
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
     return path
 
@@ -352,7 +372,9 @@ def train_recipe(
     log.parent.setLevel(logging.INFO)
     try:
         found = photos.read_photos(data, recipe.crop)
-        log.info("%s: %d photographs, sha256 %s, %d left out", path, len(found.names), found.sha256, len(found.left_out))
+        log.info(
+            "%s: %d photographs, sha256 %s, %d left out", path, len(found.names), found.sha256, len(found.left_out)
+        )
         (out / "data.txt").write_text("".join(f"{name}\n" for name in found.names))
         if recipe.stage == "autoencoder":
             task = AutoencoderTask(recipe, found)
