@@ -4,6 +4,7 @@ stdout is the result, stderr the journey. Exit codes: 0 done; 1 something failed
 """
 
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,6 +65,7 @@ JSON = Annotated[bool, typer.Option("--json", help="Same as --format json.")]
 
 def main() -> None:
     """Entry point: errors that a user can mend become one line on stderr and exit code 2."""
+    warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # CompressAI's business, not the user's
     try:
         app()
     except (BadRequest, Unavailable) as error:

@@ -32,24 +32,15 @@ def examine(inception: Path | None, data_root: Path | None, cards: Iterable[Path
 
 
 def _codec(card: CodecCard) -> Finding:
-    """Tries every point until one works, so that a zoo with one file of weights counts."""
     name = f"codec {card.id}"
-    reasons: dict[Unavailable, None] = {}
-    working = 0
     for point in card.points:
         try:
             load_codec(card, point.id)
-            working += 1
         except Unavailable as error:
-            reasons[error] = None
+            return Finding(name, f"not here: point {point.id}: {error.reason}", error.cure)
         except Exception as error:  # a third party's adapter may raise anything; the doctor goes on
-            return Finding(name, f"broken: {error}", broken=True)
-        if reasons:
-            break
-    if not reasons:
-        return Finding(name, f"works, {working} points")
-    first = next(iter(reasons))
-    return Finding(name, f"not here: {first.reason}", first.cure)
+            return Finding(name, f"broken: point {point.id}: {error}", broken=True)
+    return Finding(name, f"works, {len(card.points)} points")
 
 
 def _dataset(card: DatasetCard, data_root: Path | None, cards: Iterable[Path]) -> Finding:

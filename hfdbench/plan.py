@@ -100,6 +100,8 @@ def make_plan(request: Request) -> Plan:
     trials, skipped = [], []
     for card in {card.id: card for card in request.codecs}.values():
         encoder = every[card.streams] if card.streams else card
+        if request.points and not any(point.id in request.points for point in card.points):
+            skipped.append((card.id, f"has no point {' or '.join(request.points)}"))
         for point in card.points:
             if request.points and point.id not in request.points:
                 continue
