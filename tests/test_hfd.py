@@ -231,10 +231,16 @@ def test_tiles_change_nothing():
         torch.nn.init.normal_(parameter, std=0.2)
     decoder.deviation.fill_(0.1)
     x_hat = torch.rand(1, 3, 150, 203)
-    whole = decoder.sample(x_hat, 0, 5, Sampling(steps=3, tile=10_000))
-    for tile in (64, 120):
+    whole = decoder.sample(x_hat, 0, 5, Sampling(steps=3, tile=64_000))
+    for tile in (64, 128):
         assert (decoder.sample(x_hat, 0, 5, Sampling(steps=3, tile=tile)) - whole).abs().max() < 1e-4
     assert whole.shape == x_hat.shape
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"gamma": 1.5}, {"shift": 0}, {"tile": 100}])
+def test_sampling_refuses_values_out_of_range(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Sampling(**wrong)
 
 
 # Training

@@ -7,7 +7,7 @@ Conventions: images float32, N x 3 x H x W in [0, 1]; rate: long tensor of N ind
 x - x_hat at each rate, measured on the training pairs.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +19,23 @@ from .network import NetworkConfig, UNet
 
 @dataclass(frozen=True)
 class Sampling:
-    """steps: network evaluations; gamma: noise knob of the ancestral sampler, 0 least; shift: of the cosine schedule."""
+    """steps: network evaluations; gamma: noise knob of the ancestral sampler, 0 (least) to 1; shift: of the cosine schedule;
+    tile: pixels of a tile's side without its margin. Raises ValueError for values out of range."""
 
     steps: int = 32
     gamma: float = 0.0
     shift: float = 1.0
-    tile: int = 896  # pixels of a tile without its margin
+    tile: int = 896
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"steps {self.steps}: at least 1")
+        if not 0 <= self.gamma <= 1:
+            raise ValueError(f"gamma {self.gamma}: from 0 to 1")
+        if not self.shift > 0:
+            raise ValueError(f"shift {self.shift}: above 0")
+        if self.tile < 64 or self.tile % 64:
+            raise ValueError(f"tile {self.tile}: a multiple of 64, at least 64")
 
 
 class Decoder(nn.Module):
@@ -33,9 +44,6 @@ class Decoder(nn.Module):
         self.config = config
         self.network = UNet(config)
         self.register_buffer("deviation", torch.ones(config.rates))
-
-    def config_dict(self) -> dict:
-        return asdict(self.config)
 
     @property
     def margin(self) -> int:
