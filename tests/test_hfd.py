@@ -229,7 +229,7 @@ def test_tiles_change_nothing():
     decoder = Decoder(NetworkConfig(widths=(8, 8, 8), blocks=(1, 1, 1), embedding=8, rates=1)).eval()
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    decoder.deviation.fill_(0.1)
+    decoder.root.copy_(0.1 * torch.eye(3) + 0.02)
     x_hat = torch.rand(1, 3, 150, 203)
     whole = decoder.sample(x_hat, 0, 5, Sampling(steps=3, tile=64_000))
     for tile in (64, 128):

@@ -3,8 +3,11 @@
 The network is evaluated on tiles whose margin covers its receptive field, at every step, on one noise field of the whole
 image: the result equals whole-image sampling and has no seams, while memory stays that of one tile.
 
-Conventions: images float32, N x 3 x H x W in [0, 1]; rate: long tensor of N indices; deviation: standard deviation of
-x - x_hat at each rate, measured on the training pairs.
+The residual is whitened over its colours: r = root^-1 (x - x_hat), with root the symmetric square root of the covariance of
+x - x_hat over red, green and blue at each rate, measured on the training pairs. What a codec loses is mostly luma; noise of
+the same colours leaves the network little coloured speckle to remove (ours).
+
+Conventions: images float32, N x 3 x H x W in [0, 1]; rate: long tensor of N indices; root: rates x 3 x 3.
 """
 
 from dataclasses import dataclass
@@ -43,7 +46,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.network = UNet(config)
-        self.register_buffer("deviation", torch.ones(config.rates))
+        self.register_buffer("root", torch.eye(3).repeat(config.rates, 1, 1))
 
     @property
     def margin(self) -> int:
@@ -61,7 +64,7 @@ class Decoder(nn.Module):
         """Mean squared error of v, per image (N). Salimans and Ho 2022, arXiv:2202.00512, section 4."""
         log_snr = schedule.log_snr(t).float()
         alpha, sigma = (x[:, None, None, None] for x in alpha_sigma(log_snr))
-        residual = (image - reconstruction) / self.deviation[rate][:, None, None, None]
+        residual = recolour(torch.linalg.inv(self.root[rate]), image - reconstruction)
         z = alpha * residual + sigma * noise
         v = self.network(z, reconstruction, log_snr, rate).float()
         return (v - (alpha * noise - sigma * residual)).square().mean((1, 2, 3))
@@ -76,7 +79,8 @@ class Decoder(nn.Module):
         multiple = self.config.multiple
         x_hat = F.pad(reconstruction, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         x_hat = x_hat.contiguous(memory_format=torch.channels_last)
-        deviation = float(self.deviation[rate])
+        root = self.root[rate][None]
+        whitening = torch.linalg.inv(root)
         rates = torch.tensor([rate], device=x_hat.device)
         generator = torch.Generator().manual_seed(seed)
 
@@ -87,10 +91,10 @@ class Decoder(nn.Module):
             return self._tiled(z, x_hat, log_snr.to(z.device)[None], rates, how.tile)
 
         def clip(r: Tensor) -> Tensor:
-            return ((x_hat + deviation * r).clamp(0, 1) - x_hat) / deviation
+            return recolour(whitening, (x_hat + recolour(root, r)).clamp(0, 1) - x_hat)
 
         r = ancestral(predict, noise(), noise, Schedule(how.shift), how.steps, how.gamma, clip)
-        return (x_hat + deviation * r)[:, :, :height, :width].clamp(0, 1)
+        return (x_hat + recolour(root, r))[:, :, :height, :width].clamp(0, 1)
 
     def _tiled(self, z: Tensor, x_hat: Tensor, log_snr: Tensor, rate: Tensor, tile: int) -> Tensor:
         height, width = z.shape[2:]
@@ -106,3 +110,8 @@ class Decoder(nn.Module):
                 v = self.network(z[window], x_hat[window], log_snr, rate)
                 out[..., top:bottom, left:right] = v[..., top - above : bottom - above, left - before : right - before]
         return out
+
+
+def recolour(matrix: Tensor, x: Tensor) -> Tensor:
+    """Apply N x 3 x 3 matrices to the colours of N x 3 x H x W."""
+    return torch.einsum("nij,njhw->nihw", matrix, x).contiguous(memory_format=torch.channels_last)

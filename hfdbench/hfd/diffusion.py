@@ -1,9 +1,9 @@
 """Diffusion of the stage-1 residual: schedule, prediction, ancestral sampler.
 
 HFD (Hoogeboom et al. 2023, arXiv:2305.18231) samples the original given the autoencoder's reconstruction. Here the
-network works on the normalised residual r = (x - x_hat) / deviation (deviation: its measured standard deviation at that
-rate), so that no capacity goes into copying x_hat; this preconditioning is ours. In image scale the largest useful noise
-is then as large as what the autoencoder lost: the paper's "less noise".
+network works on the residual x - x_hat, scaled to unit variance (decoder.py), so that no capacity goes into copying
+x_hat; this preconditioning is ours. In image scale the largest useful noise is then as large as what the autoencoder
+lost: the paper's "less noise".
 
 Conventions: t in [0, 1], 0 clean; log_snr = log(alpha^2 / sigma^2); variance preserving, alpha^2 = sigmoid(log_snr).
 z = alpha r + sigma e; v = alpha e - sigma r, hence r = alpha z - sigma v (Salimans and Ho 2022, arXiv:2202.00512).

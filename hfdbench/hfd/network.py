@@ -4,7 +4,7 @@ Convolutional, without attention, normalised over channels at each pixel: nothin
 tile is computed as the same place of the whole image would be, up to the receptive field. Pixels enter and leave through a
 2x2 space-to-depth (a quarter of the work at the finest level). HFD's paper leaves its network open; this one is ours.
 
-Conventions: N x 3 x H x W, H and W multiples of 8; the residual in units of its own standard deviation, the
+Conventions: N x 3 x H x W, H and W multiples of 8; the noisy residual of unit variance when it is all noise, the
 reconstruction in [0, 1]; log_snr and rate have N entries.
 """
 

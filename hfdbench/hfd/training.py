@@ -92,6 +92,8 @@ class AutoencoderTask:
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()}
         with seeded(recipe.seed):
             self.model = Autoencoder(AutoencoderConfig(**config))
+        if recipe.init:
+            load_into(self.model, Path(recipe.init))
 
     def config(self) -> dict:
         return asdict(self.model.config)
@@ -126,9 +128,11 @@ class DecoderTask:
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()}
         with seeded(recipe.seed):
             self.model = Decoder(NetworkConfig(rates=rates, **config))
+        if recipe.init:
+            load_into(self.model, Path(recipe.init))
         self.pairs = make_pairs(data, autoencoder, recipe.pair_side, cache)
         self.rates = np.array([pair.rate for pair in self.pairs])
-        self.model.deviation.copy_(torch.tensor(deviations(self.pairs, rates)))
+        self.model.root.copy_(residual_roots(self.pairs, rates))
 
     def config(self) -> dict:
         return asdict(self.model.config)
@@ -191,14 +195,15 @@ def make_pairs(data: photos.Photos, autoencoder: Autoencoder, side: int, cache: 
     return pairs
 
 
-def deviations(pairs: list[Pair], rates: int) -> list[float]:
-    """Standard deviation of x - x_hat, in [0, 1] pixels, at each rate."""
-    squares, counts = np.zeros(rates), np.zeros(rates)
+def residual_roots(pairs: list[Pair], rates: int) -> Tensor:
+    """Symmetric square root of the covariance of x - x_hat over its colours, in [0, 1] pixels: rates x 3 x 3."""
+    products, counts = np.zeros((rates, 3, 3)), np.zeros(rates)
     for pair in pairs:
-        difference = pair.pixels[..., :3].astype(np.float32) - pair.pixels[..., 3:]
-        squares[pair.rate] += np.square(difference).sum(dtype=np.float64)
-        counts[pair.rate] += difference.size
-    return list(np.sqrt(squares / counts) / 255)
+        difference = (pair.pixels[..., :3].astype(np.float32) - pair.pixels[..., 3:]).reshape(-1, 3) / 255
+        products[pair.rate] += difference.T.astype(np.float64) @ difference
+        counts[pair.rate] += len(difference)
+    values, vectors = np.linalg.eigh(products / counts[:, None, None])
+    return torch.from_numpy((vectors * np.sqrt(values)[:, None]) @ vectors.transpose(0, 2, 1))
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -216,8 +221,6 @@ def train(
     Raises ValueError when the checkpoint was made by another recipe or other data.
     """
     out.mkdir(parents=True, exist_ok=True)
-    if recipe.init:
-        load_into(task.model, Path(recipe.init))
     model = task.model.to(device=device, memory_format=torch.channels_last).train()
     # Gains and quantiles have far to go and little to upset: ten times the pace. The quantiles of the entropy bottleneck
     # have a loss of their own, so they have no say in gradient clipping.
