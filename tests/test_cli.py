@@ -71,7 +71,19 @@ def test_help_imports_nothing_heavy():
 
 
 def test_run_show_report_end_to_end(hfdbench, pictures, tmp_path):
-    arguments = ("run", "--codec", "jpeg", "--codec", "webp", "--point", "q25", "--point", "q20", "--dataset", f"folder:{pictures}")
+    arguments = (
+        "run",
+        "--codec",
+        "jpeg",
+        "--codec",
+        "webp",
+        "--point",
+        "q25",
+        "--point",
+        "q20",
+        "--dataset",
+        f"folder:{pictures}",
+    )
     code, out, err = hfdbench(*arguments)
     assert code == 0, err
     assert "jpeg" in out and "webp" in out

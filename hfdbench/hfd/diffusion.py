@@ -47,8 +47,10 @@ def ancestral(
     """Sample r from noise `start` in `steps` network evaluations.
 
     predict(z, log_snr) returns v; noise() a fresh standard normal of the same shape; clip keeps r where images can be.
-    gamma sets the noise added in a step: std = upper^gamma * lower^(1-gamma), between the forward process (upper) and
-    its posterior (lower). The log-linear form is ours (the paper studies gamma; its definition was not at hand).
+    gamma sets the fresh noise of a step: std = upper^gamma * lower^(1-gamma), between the forward process (upper) and its
+    posterior (lower). What the next level's sigma asks for beyond it is the noise just estimated (Song, Meng, Ermon 2021,
+    arXiv:2010.02502, eq. 12): at gamma 0 this is DDPM's sampler; at gamma 1 and few steps the fresh noise exceeds sigma,
+    which leaves some grain. The log-linear form is ours (the paper studies gamma; its definition was not at hand).
     """
     z = start
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
@@ -60,9 +62,11 @@ def ancestral(
         r = clip(float(alpha) * z - float(sigma) * v)
         if i == steps - 1:
             return r
+        noise_now = (z - float(alpha) * r) / float(sigma)
         c = -torch.expm1(now - then)  # share of the noise that this step removes
-        z = float(alpha_then) * (float((1 - c) / alpha) * z + float(c) * r)
         lower = sigma_then * c.sqrt()
         upper = sigma * c.sqrt()  # sigma_{t|s}
-        z = z + float(upper**gamma * lower ** (1 - gamma)) * noise()
+        fresh = upper**gamma * lower ** (1 - gamma)
+        kept = (sigma_then**2 - fresh**2).clamp(min=0).sqrt()
+        z = float(alpha_then) * r + float(kept) * noise_now + float(fresh) * noise()
     return z
