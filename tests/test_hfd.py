@@ -237,7 +237,7 @@ def test_tiles_change_nothing():
     assert whole.shape == x_hat.shape
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"gamma": 1.5}, {"shift": 0}, {"tile": 100}])
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"gamma": 1.5}, {"shift": 0}, {"strength": 2}, {"tile": 100}])
 def test_sampling_refuses_values_out_of_range(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Sampling(**wrong)

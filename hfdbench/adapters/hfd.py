@@ -16,7 +16,8 @@ class HFD:
     """One rate of the autoencoder and one way to decode it.
 
     weights: the autoencoder's file, then the decoder's (not for "mse"). decoder: "mse" is the reconstruction itself,
-    "diffusion" samples with `steps` network evaluations, noise knob `gamma` and schedule `shift`.
+    "diffusion" samples with `steps` network evaluations, noise knob `gamma` and schedule `shift`, and adds `strength` of
+    the sampled detail.
     Raises ValueError for options out of range.
     """
 
@@ -28,6 +29,7 @@ class HFD:
         steps: int = 32,
         gamma: float = 0.0,
         shift: float = 1.0,
+        strength: float = 1.0,
         tile: int = 896,
         device: str = "cpu",
     ):
@@ -48,7 +50,7 @@ class HFD:
         self._coder = model.module  # exact coding stays on the CPU
         self._transforms = model.module if device == "cpu" else read_autoencoder(weights[0]).module.to(device)
         self._decoder = read_decoder(weights[1]).module.to(device) if decoder == "diffusion" else None
-        self._sampling = Sampling(steps=steps, gamma=gamma, shift=shift, tile=tile)
+        self._sampling = Sampling(steps, gamma, shift, strength, tile)
 
     def encode(self, image: np.ndarray) -> bytes:
         """Raises ValueError for a side over 65,535 pixels."""

@@ -23,11 +23,13 @@ from .network import NetworkConfig, UNet
 @dataclass(frozen=True)
 class Sampling:
     """steps: network evaluations; gamma: noise knob of the ancestral sampler, 0 (least) to 1; shift: of the cosine schedule;
-    tile: pixels of a tile's side without its margin. Raises ValueError for values out of range."""
+    strength: share of the sampled detail that is added to the reconstruction, 1 for all of it (ours: a dial between
+    distortion and realism); tile: pixels of a tile's side without its margin. Raises ValueError for values out of range."""
 
     steps: int = 32
     gamma: float = 0.0
     shift: float = 1.0
+    strength: float = 1.0
     tile: int = 896
 
     def __post_init__(self):
@@ -37,6 +39,8 @@ class Sampling:
             raise ValueError(f"gamma {self.gamma}: from 0 to 1")
         if not self.shift > 0:
             raise ValueError(f"shift {self.shift}: above 0")
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength {self.strength}: above 0, at most 1")
         if self.tile < 64 or self.tile % 64:
             raise ValueError(f"tile {self.tile}: a multiple of 64, at least 64")
 
@@ -94,7 +98,7 @@ class Decoder(nn.Module):
             return recolour(whitening, (x_hat + recolour(root, r)).clamp(0, 1) - x_hat)
 
         r = ancestral(predict, noise(), noise, Schedule(how.shift), how.steps, how.gamma, clip)
-        return (x_hat + recolour(root, r))[:, :, :height, :width].clamp(0, 1)
+        return (x_hat + how.strength * recolour(root, r))[:, :, :height, :width].clamp(0, 1)
 
     def _tiled(self, z: Tensor, x_hat: Tensor, log_snr: Tensor, rate: Tensor, tile: int) -> Tensor:
         height, width = z.shape[2:]
