@@ -28,7 +28,7 @@ from .autoencoder import STRIDE, Autoencoder, AutoencoderConfig
 from .decoder import Decoder
 from .diffusion import Schedule
 from .network import NetworkConfig
-from .weights import load_into
+from .weights import configured, load_into
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +89,8 @@ class AutoencoderTask:
     def __init__(self, recipe: Recipe, data: photos.Photos):
         self.recipe = recipe
         self.data = data
-        config = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()}
         with seeded(recipe.seed):
-            self.model = Autoencoder(AutoencoderConfig(**config))
+            self.model = Autoencoder(configured(AutoencoderConfig, recipe.model))
         if recipe.init:
             load_into(self.model, Path(recipe.init))
 
@@ -125,9 +124,8 @@ class DecoderTask:
         self.data = data
         self.schedule = Schedule(recipe.shift)
         rates = len(autoencoder.config.lambdas)
-        config = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe.model.items()}
         with seeded(recipe.seed):
-            self.model = Decoder(NetworkConfig(rates=rates, **config))
+            self.model = Decoder(configured(NetworkConfig, recipe.model | {"rates": rates}))
         if recipe.init:
             load_into(self.model, Path(recipe.init))
         self.pairs = make_pairs(data, autoencoder, recipe.pair_side, cache)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +13,8 @@ from safetensors.torch import load_file
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .decoder import Decoder
 from .network import NetworkConfig
+
+C = TypeVar("C", AutoencoderConfig, NetworkConfig)
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,16 @@ class Model:
 
 
 def read_autoencoder(path: Path) -> Model:
-    return _read(path, lambda config: Autoencoder(AutoencoderConfig(**config)))
+    return _read(path, lambda config: Autoencoder(configured(AutoencoderConfig, config)))
 
 
 def read_decoder(path: Path) -> Model:
-    return _read(path, lambda config: Decoder(NetworkConfig(**config)))
+    return _read(path, lambda config: Decoder(configured(NetworkConfig, config)))
+
+
+def configured(kind: type[C], values: dict) -> C:
+    """A frozen config from JSON or TOML values, whose lists are its tuples. Raises TypeError for an unknown key."""
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def _read(path: Path, build) -> Model:
@@ -36,8 +44,7 @@ def _read(path: Path, build) -> Model:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-        config = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata["config"]).items()}
-        module = build(config)
+        module = build(json.loads(metadata["config"]))
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not weights of this model: {error}; restore the file") from None
     load_into(module, path)
