@@ -1,0 +1,82 @@
+"""A results folder as `hfdbench run` leaves it, with made-up codecs: a strength of distortion takes the place of one."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from hfdbench import store
+from hfdbench.metrics import bootstrap
+from hfdbench.metrics.kid import kid
+from hfdbench.plan import key
+
+DIMENSIONS, PATCHES = 2048, 4  # of an image
+
+
+def write_codec(
+    out: Path, codec: str, bpps=(0.1, 0.2, 0.4, 0.8), psnr_gain=0.0, noise_gain=1.0, images=12, seed=0, dataset="made"
+) -> None:
+    """One codec's points; better by `psnr_gain` dB and by features `noise_gain` times as noisy as the standard one's."""
+    common = np.random.default_rng(1)  # what the images are like, for all codecs
+    size = np.exp(common.normal(0, 0.3, images))
+    originals = common.normal(size=(images * PATCHES, DIMENSIONS)) * np.arange(1, DIMENSIONS + 1) ** -0.5
+    noise = common.normal(size=originals.shape) * np.arange(1, DIMENSIONS + 1) ** -0.5
+    own = np.random.default_rng([seed, *codec.encode()])
+    image = np.arange(images)
+    run = {"inception": "12345678", "dataset_sha256": "d", "device": "cpu"}
+    places = {
+        "image": np.repeat(image, PATCHES),
+        "top": np.zeros(images * PATCHES, int),
+        "left": 256 * np.tile(range(PATCHES), images),
+    }
+
+    def write_features(name: str, features: np.ndarray) -> None:
+        column = pa.FixedSizeListArray.from_arrays(pa.array(features.astype(np.float32).ravel()), DIMENSIONS)
+        table = pa.table([*(pa.array(places[n]) for n in ("image", "top", "left")), column], schema=store.FEATURES)
+        store.write_table(out / "features" / f"{name}.parquet", table, {})
+
+    write_features(f"reference-{dataset}-{key('reference', 'd', 'fid256', '12345678', 'cpu')}", originals)
+    for number, bpp in enumerate(bpps):
+        point = f"q{number + 1}"
+        trial_key = key(codec, point, dataset, seed)
+        name = f"{codec}-{point}-{dataset}-{trial_key}"
+        image_bytes = (bpp * size * 12500 * (1 + 0.02 * own.normal(size=images))).round().astype(int)
+        psnr = 30 + 6 * np.log2(bpp / 0.1) / 2 + psnr_gain - 2 * np.log(size) + 0.1 * own.normal(size=images)
+        rows = [
+            {"codec": codec, "point": point, "dataset": dataset, "image": i, "name": f"{i:02d}.png", "status": "ok"}
+            | {"pixels": 100_000, "bytes": int(image_bytes[i]), "bpp": image_bytes[i] * 8 / 100_000}
+            | {"psnr_db": psnr[i], "mse": 255**2 / 10 ** (psnr[i] / 10), "identical": False, "ms_ssim": 0.9 + 0.001 * i}
+            for i in range(images)
+        ]
+        store.write_table(out / "crops" / f"{name}.parquet", pa.Table.from_pylist(rows, store.CROPS), run)
+        decoded = originals + 0.3 * noise_gain * (0.1 / bpp) ** 0.5 * (noise + 0.1 * own.normal(size=noise.shape))
+        write_features(f"{name}-12345678", decoded)
+        row = {"codec": codec, "point": point, "dataset": dataset, "kind": "classical", "title": codec}
+        row |= {
+            "images": images,
+            "failed": 0,
+            "identical": 0,
+            "pixels": images * 100_000,
+            "bytes": int(image_bytes.sum()),
+        }
+        row |= {
+            "bpp": image_bytes.sum() * 8 / (images * 100_000),
+            "psnr_db": psnr.mean(),
+            "ms_ssim": 0.9 + 0.001 * (images - 1) / 2,
+        }
+        pair = originals.astype(np.float32), decoded.astype(np.float32)
+        row |= {
+            "fid": bootstrap.frechet(*pair, places["image"], image[None])[0],
+            "kid": kid(*pair)[0],
+            "fid_id": "made",
+        }
+        row |= {
+            "fid_protocol": "fid256",
+            "fid_patches": len(decoded),
+            "device": "cpu",
+            "seed": 0,
+            "status": "ok",
+            "note": "",
+        }
+        table = pa.Table.from_pylist([row], store.POINTS)
+        store.write_table(out / "points" / f"{name}.parquet", table, run | {"trial_key": trial_key})
