@@ -168,15 +168,21 @@ class DatasetCard(Card):
 class FigureCard(Card):
     """How it is shown: one figure per dataset, or of the one named.
 
-    x, y: columns of the points table; x_range, y_range: limits of the axes, fitted to the data when not given;
-    codecs: ids to draw, all when empty; width: of the page, "column" (3.35 in) or "full" (6.9 in); note: a sentence
-    for the caption, which opens with the title.
+    chart: "curves" of y over x, or "ledger": what the streams consist of, a bar per point (x = "point", y = "bpp");
+    x, y: columns of the points table; x_log, y_log: logarithmic axes, of 1 - value for a metric that ends at 1; x_zero: a
+    logarithmic x that keeps a place for 0; x_range, y_range: limits of the axes, fitted to the data when not given;
+    join: what lines join, the points of a "codec" or also the decoders of equal "streams", a line a rate; codecs: ids to
+    draw, all when empty; width: of the page, "column" (3.35 in) or "full" (6.9 in); note: a sentence for the caption,
+    which opens with the title.
     """
 
+    chart: Literal["curves", "ledger"] = "curves"
     x: str
     y: str
     x_log: bool = False
     y_log: bool = False
+    x_zero: bool = False
+    join: Literal["codec", "streams"] = "codec"
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
     codecs: tuple[str, ...] = ()
@@ -193,8 +199,32 @@ class FigureCard(Card):
         return self
 
 
+class Tolerance(Table):
+    """How much worse a point may be: a fraction of the baseline's value, PSNR in dB. None: the metric is not gated."""
+
+    bpp: float | None = Field(default=None, ge=0)
+    psnr_db: float | None = Field(default=None, ge=0)
+    fid: float | None = Field(default=None, ge=0)
+    fd_mini: float | None = Field(default=None, ge=0)
+    encode_s: float | None = Field(default=None, ge=0)
+    decode_s: float | None = Field(default=None, ge=0)
+
+
+class GateCard(Card):
+    """What the gate lets pass. `level`: of the intervals; `time_floor_s`: shorter times count as this long."""
+
+    level: float = Field(default=0.99, gt=0, lt=1)
+    time_floor_s: float = Field(default=0.05, ge=0)
+    tolerance: Tolerance
+
+
 C = TypeVar("C", bound=Card)
-FOLDERS: dict[type[Card], str] = {CodecCard: "codecs", DatasetCard: "datasets", FigureCard: "reports"}
+FOLDERS: dict[type[Card], str] = {
+    CodecCard: "codecs",
+    DatasetCard: "datasets",
+    FigureCard: "reports",
+    GateCard: "reports/gate",
+}
 
 
 def bundled_root() -> Path:
@@ -283,7 +313,7 @@ def _check_streams(card: CodecCard, cards: dict[str, Any]) -> None:
 def choose(kind: type[C], wanted: Iterable[str], extra: Iterable[Path] = ()) -> list[C]:
     """Cards by id, in the order asked for. Raises BadRequest for an unknown one, naming the nearest."""
     cards = find_cards(kind, extra)
-    thing = {CodecCard: "codec", DatasetCard: "dataset", FigureCard: "figure"}[kind]
+    thing = {CodecCard: "codec", DatasetCard: "dataset", FigureCard: "figure", GateCard: "gate"}[kind]
     chosen = []
     for name in dict.fromkeys(wanted):
         if name not in cards:

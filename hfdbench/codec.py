@@ -6,7 +6,8 @@ card's point and that has these two methods is a codec; nothing is inherited, no
 A constructor parameter named `weights` receives the paths of the point's weight files, verified by sha256, and one
 named `device` receives "cpu" or "cuda". A constructor raises Unavailable when something it needs is not installed,
 before it does anything slow; encode raises CodecError for an image it cannot code; decode raises StreamError for a
-stream it cannot honour.
+stream it cannot honour. Optional: `ledger(stream) -> dict[str, int]`, the bytes of a stream by what they are for, which
+add up to it; figures of what streams consist of show it.
 """
 
 import hashlib
@@ -40,22 +41,27 @@ class Codec(Protocol):
         """Same stream, seed and device: same pixels. The stream is all it may use."""
 
 
-def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
-    """Build the codec of a card's point.
-
-    Raises Unavailable when it cannot work here, BadRequest when the card is wrong (unknown point, adapter or option).
-    """
-    point = card.point(point_id)
+def find_adapter(card: "CodecCard") -> type:
+    """The class behind a card, not built. Raises BadRequest for a wrong card, Unavailable for a missing package."""
     module_name, _, class_name = card.adapter.partition(":")
     look_beside(card)
     try:
-        adapter = getattr(importlib.import_module(module_name), class_name)
+        return getattr(importlib.import_module(module_name), class_name)
     except ModuleNotFoundError as error:
         if error.name and module_name.startswith(error.name):
             raise BadRequest(f'{card.source}: key "adapter": no module "{error.name}"; mend the card') from None
         raise Unavailable(f"{card.id} needs the Python package {error.name}", f"pip install {error.name}") from None
     except AttributeError:
         raise BadRequest(f'{card.source}: key "adapter": {module_name} has no "{class_name}"; mend the card') from None
+
+
+def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
+    """Build the codec of a card's point.
+
+    Raises Unavailable when it cannot work here, BadRequest when the card is wrong (unknown point, adapter or option).
+    """
+    point = card.point(point_id)
+    adapter, class_name = find_adapter(card), card.adapter.partition(":")[2]
     arguments = dict(point.options)
     accepted = inspect.signature(adapter).parameters
     if "weights" in accepted:

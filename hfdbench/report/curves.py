@@ -2,11 +2,12 @@
 
 Conventions: a figure shows one dataset. A curve holds the points of one codec sorted by x; a point with a null
 coordinate is left out and named in `notes`. Curves whose y depends on the feature network are drawn together only
-when they carry the same fingerprint `fid_id`.
+when they carry the same fingerprint (`fid_id`). A tie joins the points of different codecs that decode the same streams:
+points of one dataset whose bytes are equal to the last one. Bands are NaN where there is no interval.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -14,10 +15,12 @@ import pandas as pd
 from ..cards import FigureCard
 from ..errors import BadRequest, Unavailable, unknown
 from ..metrics import METRICS
+from . import published as others
 
 PROTOCOLS = {"fid256": "256×256 patches of two grids", "whole": "whole pictures"}
 RULES = {"bpp": "rate: all bits / all pixels"}  # those that the axis title does not say
-FINGERPRINTED = ("fid", "kid", "kid_std")
+IDENTITIES = {"fid": "fid_id", "kid": "fid_id", "kid_std": "fid_id", "fd_mini": "fd_mini_id"}  # fingerprint of a column
+FINGERPRINTED = ("fid", "kid", "kid_std")  # on Inception features
 ENOUGH_PATCHES = 2048  # fewer than the feature's dimensions: the covariance is singular, FID is biased upwards
 
 
@@ -33,7 +36,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Curve:
-    """One codec on one dataset. `points`, `x`, `y` are of equal length, sorted by x."""
+    """One codec on one dataset, its points sorted by x. `lo`, `hi`: interval of each y.
+
+    joined: runs of places that one line joins: all of them, or those of equal streams on a card that joins streams.
+    """
 
     codec: str
     title: str
@@ -41,11 +47,26 @@ class Curve:
     points: tuple[str, ...]
     x: tuple[float, ...]
     y: tuple[float, ...]
+    lo: tuple[float, ...]
+    hi: tuple[float, ...]
+    joined: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Tie:
+    """Decoders of the same streams, sorted by x; `bpp` is the rate they share."""
+
+    bpp: float
+    x: tuple[float, ...]
+    y: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class FigureData:
-    """All that a figure says. `facts` are printed below it; `notes` say what was left out and why."""
+    """All that a figure says. `facts` are printed below it; `notes` say what was left out and why.
+
+    overlays: published curves; not_overlaid: why there are none though they were asked for.
+    """
 
     id: str
     title: str
@@ -56,6 +77,9 @@ class FigureData:
     curves: tuple[Curve, ...]
     facts: tuple[str, ...]
     notes: tuple[str, ...]
+    ties: tuple[Tie, ...] = ()
+    overlays: tuple[others.Overlay, ...] = ()
+    not_overlaid: str = ""
 
 
 def datasets(points: pd.DataFrame, card: FigureCard) -> tuple[str, ...]:
@@ -77,13 +101,19 @@ def figure_data(
     *,
     dataset_titles: Mapping[str, str] | None = None,
     known: Iterable[str] = (),
+    intervals: Callable[[pd.DataFrame, str], pd.DataFrame] | None = None,
+    published: pd.DataFrame | None = None,
 ) -> FigureData:
     """The figure of a card on one dataset. `known`: ids of codecs that exist, measured or not.
+
+    intervals: (points, column) -> their lo and hi, for bands around y; published: the points of others to lay over it.
 
     Raises BadRequest for a codec or column that is not known and for mixed fingerprints, Unavailable when no point
     has the value asked for.
     """
     for key, column in (("x", card.x), ("y", card.y)):
+        if column not in points.columns and column in METRICS:
+            points = points.assign(**{column: math.nan})  # a metric that this run did not compute
         if column not in points.columns:
             raise BadRequest(f'{card.source}: key "{key}": {unknown("column", column, points.columns)}')
         try:
@@ -106,8 +136,14 @@ def figure_data(
         rows = _keep(rows, (rows[column] > 0) | (not log), f"{column} is 0, the axis logarithmic", notes)
     if rows.empty:
         raise _nothing(card, dataset, scored, notes)
-    if _is_fingerprinted(card):
-        _refuse_mixed(rows, card, dataset)
+    for column in dict.fromkeys(IDENTITIES[axis] for axis in (card.x, card.y) if axis in IDENTITIES):
+        if column in rows:
+            _refuse_mixed(rows, column, card, dataset)
+    bands = pd.DataFrame(math.nan, index=rows.index, columns=["lo", "hi"])
+    if intervals is not None:
+        bands = intervals(rows, card.y)
+    rows = rows.assign(_lo=bands["lo"], _hi=bands["hi"])
+    over, not_overlaid = _overlaid(published, rows, card, dataset)
     whole = (-math.inf, math.inf)
     seen = rows[card.x].between(*card.x_range or whole) & rows[card.y].between(*card.y_range or whole)
     if not seen.all():
@@ -122,7 +158,23 @@ def figure_data(
         curves=tuple(_curve(codec, some, card) for codec, some in rows.groupby("codec")),
         facts=_facts(rows, card),
         notes=tuple(notes),
+        ties=_ties(rows, card) if card.join == "streams" else (),
+        overlays=over,
+        not_overlaid=not_overlaid,
     )
+
+
+def _overlaid(
+    published: pd.DataFrame | None, rows: pd.DataFrame, card: FigureCard, dataset: str
+) -> tuple[tuple[others.Overlay, ...], str]:
+    """The published curves of this dataset and protocol, or why there are none."""
+    if published is None:
+        return (), ""
+    protocols = {column: others.protocol(column, rows) for column in (card.x, card.y)}
+    try:
+        return others.overlays(published, dataset, card.x, card.y, protocols), ""
+    except BadRequest as error:
+        return (), f'figure "{card.id}": {error}'
 
 
 def _usable(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
@@ -149,6 +201,12 @@ def _keep(rows: pd.DataFrame, good: pd.Series, reason: str, notes: list[str]) ->
 def _curve(codec: str, rows: pd.DataFrame, card: FigureCard) -> Curve:
     rows = rows.sort_values([card.x, "point"])
     title = rows["title"].iloc[0]
+    joined = tuple(range(len(rows))),
+    if card.join == "streams":
+        places = pd.Series(range(len(rows)), index=rows["bytes"].to_numpy())
+        runs = (tuple(run) for _, run in places.groupby(level=0))
+        # A codec that decodes the same streams in several ways (more steps) is joined along them, else along its rates.
+        joined = tuple(run for run in runs if len(run) > 1) or joined
     return Curve(
         codec=codec,
         title=title if _given(title) else codec,
@@ -156,15 +214,28 @@ def _curve(codec: str, rows: pd.DataFrame, card: FigureCard) -> Curve:
         points=tuple(rows["point"]),
         x=tuple(float(value) for value in rows[card.x]),
         y=tuple(float(value) for value in rows[card.y]),
+        lo=tuple(float(value) for value in rows["_lo"]),
+        hi=tuple(float(value) for value in rows["_hi"]),
+        joined=joined,
     )
+
+
+def _ties(rows: pd.DataFrame, card: FigureCard) -> tuple[Tie, ...]:
+    """A tie per rate at which at least two codecs decode the same streams; a codec's points among themselves are none."""
+    ties = []
+    for _, some in rows.groupby("bytes"):
+        some = some.drop_duplicates("codec", keep=False).sort_values([card.x, card.y])
+        if len(some) > 1:
+            ties.append(Tie(float(some["bpp"].iloc[0]), tuple(some[card.x].astype(float)), tuple(some[card.y].astype(float))))
+    return tuple(ties)
 
 
 def _is_fingerprinted(card: FigureCard) -> bool:
     return card.x in FINGERPRINTED or card.y in FINGERPRINTED
 
 
-def _refuse_mixed(rows: pd.DataFrame, card: FigureCard, dataset: str) -> None:
-    ids = rows.groupby(rows["fid_id"].fillna("none"))["codec"].unique()
+def _refuse_mixed(rows: pd.DataFrame, column: str, card: FigureCard, dataset: str) -> None:
+    ids = rows.groupby(rows[column].fillna("none"))["codec"].unique()
     if len(ids) > 1:
         listed = "; ".join(f"{fid_id}: {', '.join(sorted(codecs))}" for fid_id, codecs in ids.items())
         raise BadRequest(
