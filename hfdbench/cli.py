@@ -339,6 +339,31 @@ def train(
 
 
 @app.command()
+def gate(
+    run: Annotated[Path, typer.Argument(help="Folder of results.")],
+    against: Annotated[Path | None, typer.Option("--against", help="The baseline: a folder.")] = None,
+    accept: Annotated[Path | None, typer.Option("--accept", help="Make the run this baseline instead.")] = None,
+    codec: Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")] = None,
+    card: Annotated[str, typer.Option("--card", help="Gate card: what may get worse, and how much.")] = "default",
+    junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML here.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the summary here, too.")] = None,
+    cards: Cards = None,
+) -> None:
+    """Fail (1) when a run is worse than a baseline beyond chance and tolerance; 2: they cannot be compared."""
+    from .cards import GateCard, choose
+    from .report import gate
+
+    if (against is None) == (accept is None):
+        raise BadRequest("give either --against BASELINE or --accept BASELINE")
+    if accept is not None:
+        print("\n".join(str(path) for path in gate.accept(run, accept, codec or ())))
+        return
+    report = gate.compare(run, against, choose(GateCard, [card], cards or ())[0], codec or ())
+    gate.tell(report, junit, markdown)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
 def doctor(
     inception: Inception = None,
     data_root: DataRoot = None,
