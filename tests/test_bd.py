@@ -64,7 +64,7 @@ def test_value_at_a_rate():
     curve = Curve(RATES, 20 / RATES)
     assert at_rate(curve, 0.3, log_value=True) == pytest.approx(20 / 0.3)
     assert at_rate(Curve(RATES, PSNR), 0.4) == pytest.approx(33)
-    with pytest.raises(ValueError, match="outside the curve's 0.1 to 0.8"):
+    with pytest.raises(ValueError, match=r"outside the curve's 0\.1 to 0\.8"):
         at_rate(curve, 0.9)
 
 

@@ -40,14 +40,15 @@ class Delta:
 
 def bd_rate(reference: Curve, test: Curve, method: Method = "pchip", log_value: bool = False) -> Delta:
     """Rate that test needs more than reference for equal values. Raises ValueError when it is not defined."""
-    sides = [_checked(curve, log_value) for curve in (reference, test)]
-    return _delta([(values, rates) for rates, values in sides], method, log_axis=log_value, log_answer=True)
+    sides = _pair(reference, test, log_value)
+    order = 1 if sides[0][1][-1] > sides[0][1][0] else -1
+    sides = [(values[::order], rates[::order]) for rates, values in sides]
+    return _delta(sides, method, log_axis=log_value, log_answer=True)
 
 
 def bd_metric(reference: Curve, test: Curve, method: Method = "pchip", log_value: bool = False) -> Delta:
     """What test has more than reference at equal rates. Raises ValueError when it is not defined."""
-    sides = [_checked(curve, log_value) for curve in (reference, test)]
-    return _delta(sides, method, log_axis=True, log_answer=log_value)
+    return _delta(_pair(reference, test, log_value), method, log_axis=True, log_answer=log_value)
 
 
 def at_rate(curve: Curve, rate: float, log_value: bool = False) -> float:
@@ -78,14 +79,15 @@ def _checked(curve: Curve, log_value: bool) -> tuple[np.ndarray, np.ndarray]:
     return np.log(rates), np.log(values) if log_value else values
 
 
-def _delta(sides, method: Method, log_axis: bool, log_answer: bool) -> Delta:
-    """Mean of test's answers less reference's, over the common part of the axis."""
-    if (
-        len({answers[-1] > answers[0] if axis[-1] > axis[0] else answers[-1] < answers[0] for axis, answers in sides})
-        > 1
-    ):
+def _pair(reference: Curve, test: Curve, log_value: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    sides = [_checked(curve, log_value) for curve in (reference, test)]
+    if len({values[-1] > values[0] for _, values in sides}) > 1:
         raise ValueError("one curve rises with the rate, the other falls")
-    sides = [(axis, answers) if axis[0] < axis[-1] else (axis[::-1], answers[::-1]) for axis, answers in sides]
+    return sides
+
+
+def _delta(sides, method: Method, log_axis: bool, log_answer: bool) -> Delta:
+    """Mean of test's answers less reference's, over the common part of the axis, along which both rise."""
     low, high = max(axis[0] for axis, _ in sides), min(axis[-1] for axis, _ in sides)
     shares = [max(high - low, 0) / (axis[-1] - axis[0]) for axis, _ in sides]
     if max(shares) < MINIMUM_OVERLAP:
