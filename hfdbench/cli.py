@@ -40,6 +40,7 @@ class Thing(StrEnum):
     codecs = "codecs"
     datasets = "datasets"
     figures = "figures"
+    published = "published"
 
 
 class Device(StrEnum):
@@ -56,6 +57,13 @@ DataRoot = Annotated[
     Path | None, typer.Option("--data-root", help="Folder of datasets [HFDBENCH_DATA, else the user cache].")
 ]
 Inception = Annotated[Path | None, typer.Option("--inception", help="Inception weights for FID (.pth).")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="Measure lpips, dists, ssimulacra2 or butteraugli too; may be given several times."),
+]
+Weights = Annotated[
+    list[str] | None, typer.Option("--weights", help="METRIC=PATH: the file of weights (or program) of a --metric.")
+]
 DeviceOption = Annotated[
     Device, typer.Option("--device", help="Where networks run; auto takes a GPU when there is one.")
 ]
@@ -110,6 +118,8 @@ def run(
     timeout_s: Annotated[float | None, typer.Option("--timeout-s", help="Seconds that one image may take.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     inception: Inception = None,
+    metric: Metrics = None,
+    weights: Weights = None,
     data_root: DataRoot = None,
     cards: Cards = None,
 ) -> None:
@@ -132,6 +142,8 @@ def run(
         data_root=data_root,
         cards=tuple(cards or ()),
         dry_run=dry_run,
+        metrics=tuple(metric or ()),
+        weights=files(weights),
     )
     with Bar() as progress:
         summary = pipeline.run(request, progress)
@@ -147,18 +159,31 @@ def score(
     out: Out = Path("results"),
     workers: Workers = 1,
     inception: Inception = None,
+    metric: Metrics = None,
+    weights: Weights = None,
     data_root: DataRoot = None,
     cards: Cards = None,
 ) -> None:
-    """Complete stored trials (FID, once there are Inception weights) from their streams; encodes nothing."""
+    """Complete stored trials (FID, once there are Inception weights; --metric) from their streams; encodes nothing."""
+    from dataclasses import replace
+
     from . import pipeline
 
     with Bar() as progress:
         summaries = [
-            pipeline.score(request, progress)
+            pipeline.score(replace(request, metrics=tuple(metric or ()), weights=files(weights)), progress)
             for request in stored_requests(out, codec or [], dataset or [], cards or [], workers, inception, data_root)
         ]
     tell(summaries)
+
+
+def files(weights: list[str] | None) -> tuple[tuple[str, Path], ...]:
+    """Pairs of METRIC=PATH. Raises BadRequest for anything else."""
+    pairs = [text.partition("=") for text in weights or ()]
+    for name, equals, path in pairs:
+        if not (name and equals and path):
+            raise BadRequest(f"--weights {name}{equals}{path}: must be METRIC=PATH, as lpips=alexnet-owt-7be5be79.pth")
+    return tuple((name, Path(path)) for name, _, path in pairs)
 
 
 def stored_requests(out: Path, codecs, datasets, cards, workers, inception, data_root) -> "list[Request]":
@@ -207,6 +232,14 @@ def report(
     codec: Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")] = None,
     dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only these datasets.")] = None,
     form: Annotated[list[str] | None, typer.Option("--format", help="pdf, svg, png; all when none is given.")] = None,
+    width: Annotated[str | None, typer.Option("--width", help="column or full, instead of the card's.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Lay published numbers over, hollow.")] = False,
+    published_system: Annotated[
+        list[str] | None, typer.Option("--published-system", help="Only these systems; implies --published.")
+    ] = None,
+    bands: Annotated[
+        bool | None, typer.Option("--bands/--no-bands", help="95 % intervals [those that take seconds, not hours].")
+    ] = None,
     to: Annotated[Path, typer.Option("--to", help="Folder of the figures.")] = Path("reports/build"),
     out: Out = Path("results"),
     cards: Cards = None,
@@ -214,23 +247,29 @@ def report(
     """Draw the figures of the report from the stored points."""
     from . import store
     from .cards import CodecCard, DatasetCard, FigureCard, choose, find_cards
-    from .report import figures
+    from .report import curves, figures
+    from .report import published as others
 
     every = find_cards(FigureCard, cards or ())
     wanted = choose(FigureCard, figure, cards or ()) if figure else list(every.values())
     points = filtered(store.points(out), codec, dataset)
     titles = {card.id: card.title for card in find_cards(DatasetCard, cards or ()).values() if card.title}
-    drawn = figures.draw_all(
-        points,
-        wanted,
-        to,
+    over = others.choose(others.read(out), published_system or ()) if published or published_system else None
+    options = figures.Options(
         formats=tuple(form) if form else figures.FORMATS,
         dataset_titles={name: titled(name, titles) for name in set(points["dataset"])},
-        known={card.id: card.kind for card in find_cards(CodecCard, cards or ()).values()},
+        known=find_cards(CodecCard, cards or ()),
         commit=store.commit(out),
+        width=width,
+        intervals=None if bands is False else curves.stored_intervals(out, slow=bool(bands)),
+        published=over,
+        results=out,
     )
+    drawn = figures.draw_all(points, wanted, to, options)
     for error in drawn.refused:
         print(f"not drawn: {error}", file=sys.stderr)
+    for reason in drawn.not_overlaid:
+        print(f"no overlay: {reason}", file=sys.stderr)
     for path in drawn.files:
         print(path)
 
@@ -271,9 +310,10 @@ def list_(
     thing: Annotated[Thing, typer.Argument(help="What to list.")],
     form: Annotated[Form, typer.Option("--format", help="How to print it.")] = Form.table,
     json: JSON = False,
+    out: Out = Path("results"),
     cards: Cards = None,
 ) -> None:
-    """List codecs, datasets or figures by their cards."""
+    """List codecs, datasets or figures by their cards; published numbers by their systems."""
     import pandas as pd
 
     from .cards import CodecCard, DatasetCard, FigureCard, find_cards
@@ -285,6 +325,10 @@ def list_(
     elif thing is Thing.datasets:
         found = find_cards(DatasetCard, cards or ()).values()
         rows = [dict(dataset=c.id, images=c.count, protocol=c.protocol, title=c.title) for c in found]
+    elif thing is Thing.published:
+        from .report import published
+
+        rows = published.summary(published.read(out))
     else:
         found = find_cards(FigureCard, cards or ()).values()
         rows = [dict(figure=c.id, x=c.x, y=c.y, title=c.title) for c in found]

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks for. `points`: only these point ids; `cards`: further folders of cards."""
+    """What the user asks for. `points`: only these point ids; `cards`: further folders of cards.
+
+    metrics: names of metrics.perimage to measure besides; weights: pairs of such a name and a file.
+    """
 
     codecs: tuple[CodecCard, ...]
     datasets: tuple[str, ...]
@@ -35,9 +38,12 @@ class Request:
     workers: int = 1
     timeout_s: float | None = None
     inception: Path | None = None
+    features: tuple[str, ...] = ()
     data_root: Path | None = None
     cards: tuple[Path, ...] = ()
     dry_run: bool = False
+    metrics: tuple[str, ...] = ()
+    weights: tuple[tuple[str, Path], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

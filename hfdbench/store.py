@@ -53,7 +53,20 @@ CROPS = _schema("""
     float: ms_ssim encode_s decode_s
     text: stream_sha256 pixels_sha256 status error
 """)
-FEATURES = pa.schema([*_schema("int: image top left"), ("features", pa.list_(pa.float32(), 2048))])
+
+
+def features_schema(dimensions: int) -> pa.Schema:
+    return pa.schema([*_schema("int: image top left"), ("features", pa.list_(pa.float32(), dimensions))])
+
+
+FEATURES = features_schema(2048)
+QUALITY = _schema("""
+    text: codec point dataset
+    int: image
+    text: name metric
+    float: value
+    text: error
+""")
 POINTS = _schema("""
     text: codec point dataset kind title
     int: images failed identical pixels bytes
@@ -63,11 +76,15 @@ POINTS = _schema("""
     text: fid_id fid_label
     int: fid_patches
     text: fid_protocol
-    float: kid kid_std encode_s decode_s encode_s_per_mpx decode_s_per_mpx
+    float: kid kid_std lpips dists ssimulacra2 butteraugli butteraugli_3norm encode_s decode_s encode_s_per_mpx decode_s_per_mpx
     text: device
     int: seed
     text: status note
 """)
+
+ADDED = frozenset(
+    ["lpips", "dists", "ssimulacra2", "butteraugli", "butteraugli_3norm"]
+)  # columns that older files lack
 
 
 def write_table(path: Path, table: pa.Table, metadata: dict) -> None:
@@ -142,10 +159,23 @@ def points(out: Path) -> "pd.DataFrame":
     tables = []
     for path in paths:
         table = read_table(path)
-        if not table.schema.equals(POINTS):
-            raise BadRequest(f"{path}: columns of another version of hfdbench; delete it and run again")
-        tables.append(table.replace_schema_metadata(None))
+        try:
+            tables.append(completed(table, POINTS))
+        except ValueError:
+            raise BadRequest(f"{path}: columns of another version of hfdbench; delete it and run again") from None
     return pa.concat_tables(tables).to_pandas()
+
+
+def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with null in the columns that were added since. Raises ValueError when other columns differ."""
+    missing = {field.name for field in schema} - set(table.column_names)
+    if not missing <= ADDED:
+        raise ValueError(f"no column {', '.join(sorted(missing))}")
+    for name in missing:
+        table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
+    if len(table.schema) != len(schema) or any(table.schema.field(field.name).type != field.type for field in schema):
+        raise ValueError("columns of another kind")
+    return table.select(schema.names).replace_schema_metadata(None)
 
 
 def commit(out: Path) -> str:

@@ -157,7 +157,7 @@ def test_readme_explains_every_column():
     from hfdbench.cards import bundled_root
 
     sections = (bundled_root() / "results" / "README.md").read_text().split("\n## ")[1:]
-    assert len(sections) == 4
+    assert len(sections) == 5
     for section in sections:
         schema = {"points": store.POINTS, "crops": store.CROPS, "streams": store.STREAMS, "features": store.FEATURES}[
             section.split("/")[0]

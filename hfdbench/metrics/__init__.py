@@ -44,8 +44,33 @@ _TABLE = (
     ("fid", "FID", "FID", "lower", (0, None), "torch-fidelity", 2017, "frechet"),
     ("kid", "KID", "KID", "lower", (None, None), "torch-fidelity", 2018, "kid"),
     ("kid_std", "KID deviation", "KID, deviation over subsets", "lower", (0, None), "torch-fidelity", 2018, "kid"),
+    ("lpips", "LPIPS", "LPIPS (AlexNet)", "lower", (0, None), "lpips", 2018, "perceptual"),
+    ("dists", "DISTS", "DISTS", "lower", (0, 1), "DISTS-pytorch", 2020, "perceptual"),
+    ("ssimulacra2", "SSIMULACRA 2", "SSIMULACRA 2", "higher", (None, 100), "libjxl", 2022, "libjxl"),
+    ("butteraugli", "Butteraugli", "Butteraugli, maximum", "lower", (0, None), "libjxl", 2017, "libjxl"),
+    ("butteraugli_3norm", "Butteraugli 3-norm", "Butteraugli, 3-norm", "lower", (0, None), "libjxl", 2017, "libjxl"),
     ("encode_s", "encoding time", "Encoding time (s per image)", "lower", (0, None), "clock", None, "pipeline"),
     ("decode_s", "decoding time", "Decoding time (s per image)", "lower", (0, None), "clock", None, "pipeline"),
+    (
+        "decode_s_per_mpx",
+        "decoding cost",
+        "Decoding time (s per megapixel)",
+        "lower",
+        (0, None),
+        "clock",
+        None,
+        "pipeline",
+    ),
+    (
+        "network_evaluations",
+        "network evaluations",
+        "Network evaluations per image",
+        "lower",
+        (0, None),
+        "hand",
+        None,
+        "pipeline",
+    ),
 )
 
 METRICS = MappingProxyType({row[0]: Metric(*row) for row in _TABLE})

@@ -10,7 +10,7 @@ import hashlib
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +23,9 @@ from .. import store
 from ..crops import patches
 from ..dataset import Dataset, find_data_root
 from ..errors import BadRequest, PictureError, Unavailable
+from ..metrics.perimage import BY_NAME, Measure, Place, open_measure
 from ..plan import Request, Trial, key, make_plan
-from .summarise import environment, point_row
+from .summarise import environment, measured_row, point_row
 from .workers import CodecFailed, Pool, in_order
 
 if TYPE_CHECKING:
@@ -81,15 +82,16 @@ def score(request: Request, progress: Progress | None = None) -> Summary:
 
 @dataclass(frozen=True)
 class _Need:
-    """What a trial lacks. `decode`: its streams must be decoded, for the crops table, for features, or for both."""
+    """What a trial lacks. `decode`: its streams must be decoded, for the crops table, features or measures of --metric."""
 
     crops: bool
     features: bool
+    measures: tuple[str, ...]
     point: bool
 
     @property
     def decode(self) -> bool:
-        return self.crops or self.features
+        return self.crops or self.features or bool(self.measures)
 
 
 class _Run:
@@ -99,11 +101,13 @@ class _Run:
         self.notes: list[str] = []
         self.failed: dict[str, tuple[str, ...]] = {}
         self.skipped: dict[str, str] = {}
+        self.unmeasured: dict[str, Unavailable] = {}
 
     def summary(self) -> Summary:
         import pandas as pd
 
         plan = make_plan(self.request)
+        _ = self.measures
         self.skipped.update(plan.skipped)
         needs = {trial: self._need(trial) for trial in plan.trials}
         existing = [trial for trial, need in needs.items() if not need.point]
@@ -114,6 +118,8 @@ class _Run:
                 del todo[trial]
         if todo and self.inception_file is None:
             self._note(f"no FID: {self._inception_error}; then: hfdbench score")
+        for name, error in self.unmeasured.items():
+            self._note(f"no {name}: {error}; then: hfdbench score --metric {name}")
         if self.request.dry_run:
             done = []
             for trial, need in todo.items():
@@ -137,7 +143,7 @@ class _Run:
             existing=tuple(trial.label for trial in existing),
             skipped=tuple(self.skipped.items()),
             failed=tuple(self.failed.items()),
-            points=pa.concat_tables([row.replace_schema_metadata(None) for row in rows]).to_pandas()
+            points=pa.concat_tables([store.completed(row, store.POINTS) for row in rows]).to_pandas()
             if rows
             else pd.DataFrame(columns=store.POINTS.names),
             notes=tuple(self.notes),
@@ -156,6 +162,9 @@ class _Run:
 
     def _features(self, trial: Trial) -> Path:
         return self.out / "features" / f"{trial.name}-{self.inception_key}.parquet"
+
+    def _quality(self, trial: Trial, measure: str) -> Path:
+        return self.out / "quality" / f"{trial.name}-{measure}.parquet"
 
     def _reference(self, dataset: Dataset) -> Path:
         reference = key("reference", dataset.sha256, dataset.protocol, self.inception_key, self.request.device)
@@ -192,6 +201,28 @@ class _Run:
 
         return Inception(self.inception_file, device=self.request.device)
 
+    # ---- measures of --metric: opened at once, so that what is missing is told before the first encode
+
+    @cached_property
+    def measures(self) -> dict[str, Measure]:
+        """Those asked for that work here; the others stand in `unmeasured`. Raises BadRequest for an unknown name."""
+        request, found = self.request, {}
+        root, weights = find_data_root(request.data_root), dict(request.weights)
+        for name in weights:
+            if name not in request.metrics:
+                raise BadRequest(f"--weights {name}=…: {name} is not asked for; add --metric {name}")
+        for name in dict.fromkeys(request.metrics):
+            try:
+                found[name] = open_measure(name, Place(weights.get(name), root, request.device, not request.dry_run))
+            except Unavailable as error:
+                self.unmeasured[name] = error
+        return found
+
+    def _measured(self, trial: Trial) -> dict[str, Path]:
+        """The stored values of a trial, whether asked for now or before."""
+        paths = ((name, self._quality(trial, name)) for name in BY_NAME)
+        return {name: path for name, path in paths if path.exists()}
+
     # ---- before the first encode
 
     def _need(self, trial: Trial) -> _Need:
@@ -199,10 +230,14 @@ class _Run:
         features = bool(self.inception_key) and not self._features(trial).exists()
         if not crops and features:  # a FID over some of the images would be another number: it is null then
             features = not self._image_errors(trial)
-        point = crops or features or not self._points(trial).exists()
-        if not point and self.inception_key:
-            point = store.read_metadata(self._points(trial))["inception"] != self.inception_key
-        return _Need(crops, features, point)
+        stored = {name: store.read_metadata(path).get("measure") for name, path in self._measured(trial).items()}
+        measures = tuple(name for name, measure in self.measures.items() if stored.get(name) != measure.identity)
+        point = crops or features or bool(measures) or not self._points(trial).exists()
+        if not point:
+            metadata = store.read_metadata(self._points(trial))
+            point = bool(self.inception_key) and metadata["inception"] != self.inception_key
+            point |= metadata.get("measures", {}) != stored
+        return _Need(crops, features, measures, point)
 
     def _image_errors(self, trial: Trial) -> tuple[str, ...]:
         rows = store.read_table(self._crops(trial), ["name", "status", "error"]).to_pylist()
@@ -331,11 +366,11 @@ class _Run:
 
     def _finish(self, trial: Trial, need: _Need, pool: Pool) -> None:
         if need.decode:
-            self._decode(trial, pool)
+            self._decode(trial, need, pool)
         self._conclude(trial)
 
-    def _decode(self, trial: Trial, pool: Pool) -> None:
-        """Streams -> crops and features, whichever are missing."""
+    def _decode(self, trial: Trial, need: _Need, pool: Pool) -> None:
+        """Streams -> crops, features and measures, whichever are missing."""
         crops_path, features_path = self._crops(trial), self._features(trial)
         with store.working(self.out, trial.trial_key) as folder:
             crops = features = buffer = None
@@ -344,16 +379,23 @@ class _Run:
             if self.inception_key and not features_path.exists():
                 features = store.Shards(folder, f"features-{self.inception_key}", store.FEATURES)
                 buffer = _Batches(self.inception, features)
-            start = min([s.images for s in (crops, features) if s is not None], default=len(trial.dataset.names))
+            quality = {name: store.Shards(folder, f"quality-{name}", store.QUALITY) for name in need.measures}
+            shards = [s for s in (crops, features, *quality.values()) if s is not None]
+            start = min([s.images for s in shards], default=len(trial.dataset.names))
             stored = self._stored_pixels(trial) if crops is None else {}
             self.progress.advance(start)
 
-            def one(stream: dict) -> tuple[dict, list]:
-                crop, image = self._measure(trial, stream, pool)
-                return crop, patches(image, trial.dataset.protocol) if buffer and image is not None else []
+            def one(stream: dict) -> tuple[dict, list, dict[str, list[dict]]]:
+                crop, image, original = self._measure(trial, stream, pool)
+                values = {name: _values(crop, self.measures[name], original, image) for name in quality}
+                return crop, patches(image, trial.dataset.protocol) if buffer and image is not None else [], values
 
-            with crops or nullcontext(), features or nullcontext():
-                for crop, cut in in_order(pool, self._stored_streams(trial, start), one):
+            with ExitStack() as stack:
+                for s in shards:
+                    stack.enter_context(s)
+                for crop, cut, values in in_order(pool, self._stored_streams(trial, start), one):
+                    for name, rows in values.items():
+                        quality[name].add(crop["image"], pa.Table.from_pylist(rows, store.QUALITY))
                     if crops is not None:
                         crops.add(crop["image"], pa.Table.from_pylist([crop], store.CROPS))
                     elif stored[crop["image"]] != crop.get("pixels_sha256"):
@@ -369,6 +411,9 @@ class _Run:
             metadata = self._metadata(trial, trial.codec)
             if features is not None:
                 features.merge(features_path, metadata, FEATURE_ROWS)
+            for name, table in quality.items():
+                identity = {"measure": self.measures[name].identity, "remark": self.measures[name].remark}
+                table.merge(self._quality(trial, name), metadata | identity, CROP_ROWS)
             if crops is not None:
                 crops.merge(crops_path, metadata, CROP_ROWS)
             shutil.rmtree(folder, ignore_errors=True)
@@ -383,14 +428,14 @@ class _Run:
                 if batch["image"][i].as_py() >= start:
                     yield from batch.slice(i, 1).to_pylist()
 
-    def _measure(self, trial: Trial, stream: dict, pool: Pool) -> tuple[dict, np.ndarray | None]:
-        """One row of the crops table, and the decoded image when there is one."""
+    def _measure(self, trial: Trial, stream: dict, pool: Pool) -> tuple[dict, np.ndarray | None, np.ndarray | None]:
+        """One row of the crops table, and the decoded image and its original when they can be compared."""
         from ..metrics import distortion
 
         row = {"codec": trial.codec.id, "point": trial.point, "dataset": trial.dataset.id, "status": "error"}
         row |= {name: stream[name] for name in ("image", "name", "width", "height", "bytes", "encode_s", "error")}
         if stream["status"] != "ok":
-            return row, None
+            return row, None, None
         row["pixels"] = pixels = row["width"] * row["height"]
         row["bpp"] = row["bytes"] * 8 / pixels
         row["stream_sha256"] = hashlib.sha256(stream["stream"]).hexdigest()
@@ -401,15 +446,15 @@ class _Run:
             row["decode_s"] = answer["decode_s"]
             original = trial.dataset.load(stream["image"])
         except (PictureError, CodecFailed) as error:
-            return row | {"error": str(error)}, None
+            return row | {"error": str(error)}, None, None
         if image.shape != original.shape:
             (h, w, _), (height, width, _) = image.shape, original.shape
-            return row | {"error": f"decoded to {w}x{h} pixels, the original has {width}x{height}"}, None
+            return row | {"error": f"decoded to {w}x{h} pixels, the original has {width}x{height}"}, None, None
         mse = distortion.mse(original, image)
         row |= {"mse": mse, "psnr_db": distortion.psnr_db(mse), "identical": mse == 0}
         row |= {"ms_ssim": distortion.ms_ssim(original, image), "status": "ok"}
         row["pixels_sha256"] = hashlib.sha256(body).hexdigest()
-        return row, image
+        return row, image, original
 
     def _conclude(self, trial: Trial) -> None:
         """Crops and features -> the row of the points table."""
@@ -418,7 +463,12 @@ class _Run:
             features, reference = self._features(trial), self._reference(trial.dataset)
         no_fid = "" if self.inception_key else f"no FID: {self._inception_error.reason}"
         row = point_row(trial, self._crops(trial), features, reference, self.inception_sha256, no_fid)
-        metadata = self._metadata(trial, trial.codec) | {"inception": self.inception_key}
+        measured = self._measured(trial)
+        means, remarks = measured_row(measured)
+        remarks += [f"no {name}: {error.reason}" for name, error in self.unmeasured.items() if name not in measured]
+        row |= means | {"note": "; ".join(note for note in (row["note"], *remarks) if note)}
+        measures = {name: store.read_metadata(path).get("measure") for name, path in measured.items()}
+        metadata = self._metadata(trial, trial.codec) | {"inception": self.inception_key, "measures": measures}
         store.write_table(self._points(trial), pa.Table.from_pylist([row], store.POINTS), metadata)
 
     def _metadata(self, trial: Trial, card) -> dict:
@@ -442,6 +492,18 @@ def _probe_one(pool: Pool, card, point: str) -> CodecFailed | None:
     except CodecFailed as error:
         return error
     return None
+
+
+def _values(crop: dict, measure: Measure, original: np.ndarray | None, image: np.ndarray | None) -> list[dict]:
+    """Rows of the quality table of one image and one measure: a value, or the reason why there is none."""
+    values, error = (None,) * len(measure.columns), crop.get("error")
+    if image is not None:
+        try:
+            values = measure(original, image)
+        except Unavailable as reason:
+            error = str(reason)
+    row = {name: crop[name] for name in ("codec", "point", "dataset", "image", "name")} | {"error": error}
+    return [row | {"metric": column, "value": value} for column, value in zip(measure.columns, values, strict=True)]
 
 
 class _Batches:

@@ -19,7 +19,17 @@ from ..metrics.kid import kid
 from ..plan import Request, Trial
 from .workers import cores
 
-PACKAGES = ("torch", "torch-fidelity", "numpy", "pillow", "pyarrow", "compressai", "pillow-heif", "pillow-jxl-plugin")
+PACKAGES = (
+    "torch",
+    "torch-fidelity",
+    "torchmetrics",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "compressai",
+    "pillow-heif",
+    "pillow-jxl-plugin",
+)
 
 
 def point_row(
@@ -47,6 +57,24 @@ def point_row(
         values, no_fid = _realism(trial, features, reference, sha256)
         row |= values
     return row | {"note": "; ".join([*notes, *([no_fid] if no_fid else [])])}
+
+
+def measured_row(paths: dict[str, Path]) -> tuple[dict, list[str]]:
+    """Means of the measures of --metric, over the images that have a value, and what must be known about them."""
+    row, remarks = {}, []
+    for name, path in paths.items():
+        lines = store.read_table(path).to_pylist()
+        for column in dict.fromkeys(line["metric"] for line in lines):
+            present = [line["value"] for line in lines if line["metric"] == column and line["value"] is not None]
+            row[column] = statistics.fmean(present) if present else None
+        if remark := store.read_metadata(path).get("remark"):
+            remarks.append(remark)
+        without = {line["image"]: line["error"] for line in lines if line["value"] is None}
+        if without:
+            why = next(filter(None, without.values()), "too small")
+            images = len({line["image"] for line in lines})
+            remarks.append(f"{name} lacks {len(without)} of {images} images: {why}")
+    return row, remarks
 
 
 def _rate(rows: list[dict]) -> dict:
