@@ -336,6 +336,28 @@ def list_(
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="Codec id.")],
+    b: Annotated[str, typer.Argument(help="Codec id it is compared with.")],
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", help="psnr_db, ms_ssim, fid, kid, ... [psnr_db and fid].")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Needed where both have several.")] = None,
+    level: Annotated[float, typer.Option("--level", help="Of the intervals.")] = 0.95,
+    draws: Annotated[int, typer.Option("--draws", min=20, help="Of the bootstrap.")] = 300,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    out: Out = Path("results"),
+) -> None:
+    """Say whether codec A is better than B at equal rate, by how much, with intervals, and the BD-rate."""
+    from .report.compare import compare as compared
+
+    result = compared(out, a, b, metrics=metric, dataset=dataset, level=level, draws=draws)
+    for note in result.notes:
+        print(note, file=sys.stderr)
+    print(result.json() if json else result.text(), end="")
+
+
+@app.command()
 def fetch(
     dataset: Annotated[list[str], typer.Argument(help="Dataset ids.")],
     data_root: DataRoot = None,
@@ -405,6 +427,33 @@ def gate(
     report = gate.compare(run, against, choose(GateCard, [card], cards or ())[0], codec or ())
     gate.tell(report, junit, markdown)
     raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def conform(
+    codec: Annotated[str, typer.Argument(help="Codec id.")],
+    point: Annotated[str | None, typer.Option("--point", help="Which point; the middle one when not given.")] = None,
+    device: DeviceOption = Device.cpu,
+    timeout_s: Annotated[float, typer.Option("--timeout-s", help="Seconds that one image may take.")] = 120,
+    memory_gib: Annotated[float, typer.Option("--memory-gib", help="What decoding may take at its peak.")] = 4,
+    megapixels: Annotated[float, typer.Option("--megapixels", help="Size of the image that memory is taken at.")] = 2,
+    cards: Cards = None,
+) -> None:
+    """Say on one screen what holds for a codec: sizes, determinism, damage, honesty, memory. 1: something fails."""
+    from .cards import CodecCard, choose, find_cards
+    from .conform import conform as check
+
+    card = choose(CodecCard, [codec], cards or ())[0]
+    point = point or card.points[len(card.points) // 2].id
+    card.point(point)
+    encoder = find_cards(CodecCard, cards or ())[card.streams] if card.streams else None
+    limits = {"timeout_s": timeout_s, "memory_gib": memory_gib, "megapixels": megapixels}
+    failed = False
+    print(f"{card.id} {point} on {chosen(device)}")
+    for finding in check(card, point, encoder=encoder, device=chosen(device), **limits):
+        print(finding, flush=True)
+        failed |= finding.verdict == "FAIL"
+    raise typer.Exit(1 if failed else 0)
 
 
 @app.command()

@@ -14,14 +14,22 @@ DIMENSIONS, PATCHES = 2048, 4  # of an image
 
 
 def write_codec(
-    out: Path, codec: str, bpps=(0.1, 0.2, 0.4, 0.8), psnr_gain=0.0, noise_gain=1.0, images=12, seed=0, dataset="made"
+    out: Path,
+    codec: str,
+    bpps=(0.1, 0.2, 0.4, 0.8),
+    psnr_gain=0.0,
+    noise_gain=1.0,
+    images=12,
+    seed=0,
+    dataset="made",
+    streams=None,
 ) -> None:
-    """One codec's points; better by `psnr_gain` dB and by features `noise_gain` times as noisy as the standard one's."""
+    """One codec's points: better by `psnr_gain` dB, its features `noise_gain` times as far off, perhaps on others' `streams`."""
     common = np.random.default_rng(1)  # what the images are like, for all codecs
     size = np.exp(common.normal(0, 0.3, images))
     originals = common.normal(size=(images * PATCHES, DIMENSIONS)) * np.arange(1, DIMENSIONS + 1) ** -0.5
     noise = common.normal(size=originals.shape) * np.arange(1, DIMENSIONS + 1) ** -0.5
-    own = np.random.default_rng([seed, *codec.encode()])
+    own, streams_own = (np.random.default_rng([seed, *name.encode()]) for name in (codec, streams or codec))
     image = np.arange(images)
     run = {"inception": "12345678", "dataset_sha256": "d", "device": "cpu"}
     places = {
@@ -39,8 +47,9 @@ def write_codec(
     for number, bpp in enumerate(bpps):
         point = f"q{number + 1}"
         trial_key = key(codec, point, dataset, seed)
+        keys = {"trial_key": trial_key, "stream_key": key(streams or codec, point)}
         name = f"{codec}-{point}-{dataset}-{trial_key}"
-        image_bytes = (bpp * size * 12500 * (1 + 0.02 * own.normal(size=images))).round().astype(int)
+        image_bytes = (bpp * size * 12500 * (1 + 0.02 * streams_own.normal(size=images))).round().astype(int)
         psnr = 30 + 6 * np.log2(bpp / 0.1) / 2 + psnr_gain - 2 * np.log(size) + 0.1 * own.normal(size=images)
         rows = [
             {"codec": codec, "point": point, "dataset": dataset, "image": i, "name": f"{i:02d}.png", "status": "ok"}
@@ -79,4 +88,4 @@ def write_codec(
             "note": "",
         }
         table = pa.Table.from_pylist([row], store.POINTS)
-        store.write_table(out / "points" / f"{name}.parquet", table, run | {"trial_key": trial_key})
+        store.write_table(out / "points" / f"{name}.parquet", table, run | keys)

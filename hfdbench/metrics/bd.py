@@ -53,7 +53,7 @@ def bd_metric(reference: Curve, test: Curve, method: Method = "pchip", log_value
 
 def at_rate(curve: Curve, rate: float, log_value: bool = False) -> float:
     """The curve's value at a rate within its range, by PCHIP in log rate. Raises ValueError outside it."""
-    rates, values = _checked(curve, log_value)
+    rates, values = _checked(curve, log_value, monotone=False)
     if not rates[0] <= np.log(rate) <= rates[-1]:
         low, high = np.exp(rates[[0, -1]])
         raise ValueError(f"rate {rate:.4g} lies outside the curve's {low:.4g} to {high:.4g}")
@@ -61,7 +61,7 @@ def at_rate(curve: Curve, rate: float, log_value: bool = False) -> float:
     return float(np.exp(value)) if log_value else value
 
 
-def _checked(curve: Curve, log_value: bool) -> tuple[np.ndarray, np.ndarray]:
+def _checked(curve: Curve, log_value: bool, monotone: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Log rates, ascending, and values (or their logs)."""
     rates, values = np.asarray(curve.rates, np.float64), np.asarray(curve.values, np.float64)
     if rates.ndim != 1 or rates.shape != values.shape or len(rates) < 3:
@@ -74,7 +74,7 @@ def _checked(curve: Curve, log_value: bool) -> tuple[np.ndarray, np.ndarray]:
     rates, values = rates[order], values[order]
     steps = np.diff(values) * np.sign(values[-1] - values[0])
     for low, high, rate_step, step in zip(rates, rates[1:], np.diff(rates), steps, strict=False):
-        if rate_step <= 0 or step <= 0:
+        if rate_step <= 0 or (monotone and step <= 0):
             raise ValueError(f"not monotone: no gain from {low:.4g} to {high:.4g} bpp; leave out one of the points")
     return np.log(rates), np.log(values) if log_value else values
 

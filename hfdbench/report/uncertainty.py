@@ -31,6 +31,7 @@ class Trial:
 
     row: Mapping
     key: str
+    stream_key: str
     crops: Path
     features: Path
     reference: Path
@@ -52,6 +53,7 @@ def trials(out: Path) -> list[Trial]:
             Trial(
                 row=row,
                 key=meta.get("trial_key", ""),
+                stream_key=meta.get("stream_key", ""),
                 crops=Path(out) / "crops" / path.name,
                 features=features / f"{path.stem}-{inception}.parquet",
                 reference=features / f"reference-{row['dataset']}-{reference}.parquet",
