@@ -21,7 +21,7 @@ from hfdbench import store
 from hfdbench.cards import FigureCard, bundled_root, read_card
 from hfdbench.errors import BadRequest, Unavailable
 from hfdbench.metrics import METRICS
-from hfdbench.report import figures, tables
+from hfdbench.report import figures, layout, tables
 from hfdbench.report.curves import datasets, figure_data
 
 CODECS = {  # codec: title, kind, (bpp, psnr_db, fid) of its points, out of order on purpose
@@ -31,6 +31,10 @@ CODECS = {  # codec: title, kind, (bpp, psnr_db, fid) of its points, out of orde
     "hfd": ("HFD", "diffusion", [(0.12, 26.6, 34.0), (0.34, 29.6, 14.0)]),
     "hific": ("HiFiC", "gan", [(0.18, 27.6, 27.0)]),
 }
+
+
+SVG = figures.Options(formats=["svg"])
+TITLED = figures.Options(dataset_titles={"kodak": "Kodak"}, commit="0123456789abcdef")
 
 
 def table(dataset="kodak", images=24, patches=192, label="FID (refitted Inception)"):
@@ -147,8 +151,8 @@ def test_without_fid_the_cure_is_named_and_the_other_figures_are_drawn(tmp_path)
     points = table().assign(fid=None, kid=None, fid_id=None, fid_label=None, fid_patches=None, fid_protocol=None)
     with pytest.raises(Unavailable, match="hfdbench score --inception PATH"):
         figures.draw(points, card(), tmp_path)
-    drawn = figures.draw_all(points, [card(), card("rate-psnr")], tmp_path, formats=["svg"])
-    assert [path.name for path in drawn.files] == ["rate-psnr-kodak.svg", "rate-psnr-kodak.md"]
+    drawn = figures.draw_all(points, [card(), card("rate-psnr")], tmp_path, SVG)
+    assert [path.name for path in drawn.files] == [f"rate-psnr-kodak.{form}" for form in ("svg", "md", "tex")]
     assert len(drawn.refused) == 1 and "rate-fid" in str(drawn.refused[0])
 
 
@@ -156,14 +160,14 @@ def test_without_fid_the_cure_is_named_and_the_other_figures_are_drawn(tmp_path)
 def drawn(tmp_path_factory):
     out = tmp_path_factory.mktemp("figures")
     before = dict(rcParams)
-    figures.draw(table(), card(), out, dataset_titles={"kodak": "Kodak"}, commit="0123456789abcdef")
+    figures.draw(table(), card(), out, TITLED)
     assert dict(rcParams) == before, "drawing changed the settings of Matplotlib"
     return out
 
 
 def test_every_format_is_written_and_the_same_data_give_the_same_bytes(drawn, tmp_path):
-    names = [f"rate-fid-kodak.{name}" for name in (*figures.FORMATS, "md")]
-    again = figures.draw(table(), card(), tmp_path, dataset_titles={"kodak": "Kodak"}, commit="0123456789abcdef")
+    names = [f"rate-fid-kodak.{name}" for name in (*figures.FORMATS, "md", "tex")]
+    again = figures.draw(table(), card(), tmp_path, TITLED).files
     assert [path.name for path in again] == names
     for path in again:
         assert path.read_bytes() == (drawn / path.name).read_bytes(), path.name
@@ -216,13 +220,13 @@ def test_the_table_as_the_store_keeps_it_gives_the_same_curves(tmp_path):
     store.write_table(tmp_path / "points" / "one.parquet", kept, {})
     data = figure_data(store.points(tmp_path), card(), "kodak")
     assert data.curves == figure_data(table()[table().codec != "webp"], card(), "kodak").curves
-    assert data.notes == ("webp q1, q2: no fid",)
+    assert data.notes == ("webp: no fid",)
     assert "192 patches: FID biased upwards, compare only within this figure" in data.facts
 
 
 def test_each_dataset_has_its_own_figure(tmp_path):
     points = pd.concat([table(), table("clic", 428, 28650, "FID")], ignore_index=True)
-    files = figures.draw_all(points, [card()], tmp_path, formats=["svg"]).files
+    files = figures.draw_all(points, [card()], tmp_path, SVG).files
     assert [path.name for path in files if path.suffix == ".svg"] == ["rate-fid-clic.svg", "rate-fid-kodak.svg"]
     assert "refitted" not in files[0].read_text(encoding="utf-8")
 
@@ -255,13 +259,13 @@ def test_labels_of_many_codecs_do_not_overlap():
     ],
 )
 def test_spread_moves_labels_apart_as_little_as_can_be(wanted, placed):
-    assert figures.spread(wanted, 0.1, 0, 1) == pytest.approx(placed)
+    assert layout.spread(wanted, 0.1, 0, 1) == pytest.approx(placed)
 
 
 def test_spread_keeps_gap_and_bounds_for_any_input():
     rng = np.random.default_rng(0)
     for count in (1, 2, 7, 11, 40):
-        placed = np.sort(figures.spread(list(rng.normal(0.8, 0.3, count)), 0.1, 0, 1))
+        placed = np.sort(layout.spread(list(rng.normal(0.8, 0.3, count)), 0.1, 0, 1))
         assert placed[0] >= -1e-12 and placed[-1] <= 1 + 1e-12
         assert count == 1 or np.diff(placed).min() >= min(0.1, 1 / (count - 1)) - 1e-12
 
@@ -316,7 +320,7 @@ def test_unknown_format_or_column_is_refused_with_the_nearest():
     with pytest.raises(BadRequest, match='did you mean "psnr_db"'):
         tables.render(table(), columns=["psnr_bd"])
     with pytest.raises(BadRequest, match="figure format"):
-        figures.draw(table(), card(), formats=["gif"])
+        figures.draw(table(), card(), options=figures.Options(formats=["gif"]))
 
 
 def test_an_empty_table_prints_its_head():

@@ -1,14 +1,15 @@
 """The points table and a figure card -> plain frozen data, ready to be drawn by anything.
 
-Conventions: a figure shows one dataset. A curve holds the points of one codec sorted by x; a point with a null
+Conventions: a figure shows one dataset. A curve holds the points of one codec; a point with a null
 coordinate is left out and named in `notes`. Curves whose y depends on the feature network are drawn together only
 when they carry the same fingerprint (`fid_id`). A tie joins the points of different codecs that decode the same streams:
-points of one dataset whose bytes are equal to the last one. Bands are NaN where there is no interval.
+points of one dataset whose bytes are equal to the last one. An interval is None where there is none.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -18,6 +19,7 @@ from ..metrics import METRICS
 from . import published as others
 
 PROTOCOLS = {"fid256": "256×256 patches of two grids", "whole": "whole pictures"}
+COSTS = ("bpp", "network_evaluations", "decode_s_per_mpx")  # nobody needs to be told that less is better
 RULES = {"bpp": "rate: all bits / all pixels"}  # those that the axis title does not say
 IDENTITIES = {"fid": "fid_id", "kid": "fid_id", "kid_std": "fid_id", "fd_mini": "fd_mini_id"}  # fingerprint of a column
 FINGERPRINTED = ("fid", "kid", "kid_std")  # on Inception features
@@ -26,17 +28,22 @@ ENOUGH_PATCHES = 2048  # fewer than the feature's dimensions: the covariance is 
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: column of the points table, title with unit, scale, range (None: fit the data)."""
+    """One axis: column of the points table, title with unit, scale, range (None: fit the data).
+
+    zero: a logarithmic axis keeps a place for 0; to_one: the values end at 1, a logarithmic axis is one of 1 - value.
+    """
 
     column: str
     title: str
     log: bool = False
     range: tuple[float, float] | None = None
+    zero: bool = False
+    to_one: bool = False
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One codec on one dataset, its points sorted by x. `lo`, `hi`: interval of each y.
+    """One codec on one dataset, its points sorted by x, or by rate on a card that joins streams. `band`: the interval of each y.
 
     joined: runs of places that one line joins: all of them, or those of equal streams on a card that joins streams.
     """
@@ -47,8 +54,7 @@ class Curve:
     points: tuple[str, ...]
     x: tuple[float, ...]
     y: tuple[float, ...]
-    lo: tuple[float, ...]
-    hi: tuple[float, ...]
+    band: tuple[tuple[float, float] | None, ...]
     joined: tuple[tuple[int, ...], ...]
 
 
@@ -80,6 +86,23 @@ class FigureData:
     ties: tuple[Tie, ...] = ()
     overlays: tuple[others.Overlay, ...] = ()
     not_overlaid: str = ""
+
+
+def stored_intervals(out: Path, slow: bool = False) -> Callable[[pd.DataFrame, str], pd.DataFrame]:
+    """(points, column) -> lo and hi, by the bootstrap of what is stored below `out`; NaN where there is none.
+
+    slow: also of distances over so many patches that a draw takes seconds.
+    """
+    from .uncertainty import COLUMNS, intervals
+
+    def look_up(points: pd.DataFrame, column: str) -> pd.DataFrame:
+        found = pd.DataFrame(math.nan, index=points.index, columns=["lo", "hi"])
+        if column in COLUMNS:
+            quick = slow or column not in FINGERPRINTED or not points["fid_patches"].ge(ENOUGH_PATCHES).any()
+            found.update(intervals(out, points if quick else points.head(0), column))
+        return found
+
+    return look_up
 
 
 def datasets(points: pd.DataFrame, card: FigureCard) -> tuple[str, ...]:
@@ -131,7 +154,7 @@ def figure_data(
     notes = [f"{codec}: not measured" for codec in card.codecs if codec not in set(rows["codec"])]
     rows = _usable(rows, notes)
     scored = rows
-    for column, log in ((card.x, card.x_log), (card.y, card.y_log)):
+    for column, log in ((card.x, card.x_log and not card.x_zero), (card.y, card.y_log)):
         rows = _keep(rows, rows[column].notna(), f"no {column}", notes)
         rows = _keep(rows, (rows[column] > 0) | (not log), f"{column} is 0, the axis logarithmic", notes)
     if rows.empty:
@@ -143,7 +166,7 @@ def figure_data(
     if intervals is not None:
         bands = intervals(rows, card.y)
     rows = rows.assign(_lo=bands["lo"], _hi=bands["hi"])
-    over, not_overlaid = _overlaid(published, rows, card, dataset)
+    over, not_overlaid = _overlaid(published, rows, card, dataset, notes)
     whole = (-math.inf, math.inf)
     seen = rows[card.x].between(*card.x_range or whole) & rows[card.y].between(*card.y_range or whole)
     if not seen.all():
@@ -153,8 +176,8 @@ def figure_data(
         title=card.title,
         dataset=dataset,
         dataset_title=(dataset_titles or {}).get(dataset) or dataset,
-        x=Axis(card.x, _axis_title(card.x, rows, arrow=False), card.x_log, card.x_range),
-        y=Axis(card.y, _axis_title(card.y, rows, arrow=True), card.y_log, card.y_range),
+        x=_axis(card.x, rows, card.x_log, card.x_range, arrow=card.x not in COSTS, zero=card.x_zero),
+        y=_axis(card.y, rows, card.y_log, card.y_range, arrow=True),
         curves=tuple(_curve(codec, some, card) for codec, some in rows.groupby("codec")),
         facts=_facts(rows, card),
         notes=tuple(notes),
@@ -165,16 +188,34 @@ def figure_data(
 
 
 def _overlaid(
-    published: pd.DataFrame | None, rows: pd.DataFrame, card: FigureCard, dataset: str
+    published: pd.DataFrame | None, rows: pd.DataFrame, card: FigureCard, dataset: str, notes: list[str]
 ) -> tuple[tuple[others.Overlay, ...], str]:
-    """The published curves of this dataset and protocol, or why there are none."""
+    """The published curves of this dataset and protocol, as far as ours reach, or why there are none."""
     if published is None:
         return (), ""
     protocols = {column: others.protocol(column, rows) for column in (card.x, card.y)}
     try:
-        return others.overlays(published, dataset, card.x, card.y, protocols), ""
+        found = others.overlays(published, dataset, card.x, card.y, protocols)
     except BadRequest as error:
         return (), f'figure "{card.id}": {error}'
+    low, high = card.x_range or _reach(rows[card.x], card.x_log)
+    bottom, top = card.y_range or (-math.inf, math.inf)
+    seen = tuple(o for o in (overlay.within((low, high), (bottom, top)) for overlay in found) if o.points)
+    hidden = sum(len(overlay.points) for overlay in found) - sum(len(overlay.points) for overlay in seen)
+    if not seen:
+        return (), f'figure "{card.id}": published points lie outside its axes ({card.x} {low:.3g} to {high:.3g})'
+    notes.extend([f"{hidden} published points, outside the axes"] if hidden else [])
+    return seen, ""
+
+
+def _reach(values: pd.Series, log: bool) -> tuple[float, float]:
+    """The range of our points and a tenth more on both sides: published ones shall not push ours into a corner."""
+    low, high = float(values.min()), float(values.max())
+    if log and low > 0:
+        factor = max((high / low) ** 0.1, 1.25)
+        return low / factor, high * factor
+    margin = max((high - low) / 10, abs(high) / 20)
+    return low - margin, high + margin
 
 
 def _usable(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
@@ -192,21 +233,23 @@ def _usable(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 
 
 def _keep(rows: pd.DataFrame, good: pd.Series, reason: str, notes: list[str]) -> pd.DataFrame:
-    """The good rows; the others are named in `notes`, a line per codec."""
-    for codec, some in rows[~good].groupby("codec"):
-        notes.append(f"{codec} {', '.join(some['point'])}: {reason}")
+    """The good rows; the others are named in `notes`: codecs by their ids where no point is good, else with the points."""
+    bad = rows[~good].groupby("codec")
+    none_good = [codec for codec, some in bad if not good[rows["codec"] == codec].any()]
+    notes += [f"{', '.join(none_good)}: {reason}"] if none_good else []
+    notes += [f"{codec} {', '.join(some['point'])}: {reason}" for codec, some in bad if codec not in none_good]
     return rows[good]
 
 
 def _curve(codec: str, rows: pd.DataFrame, card: FigureCard) -> Curve:
-    rows = rows.sort_values([card.x, "point"])
+    rows = rows.sort_values([card.x, "point"] if card.join == "codec" else ["bytes", card.x, "point"])
     title = rows["title"].iloc[0]
-    joined = tuple(range(len(rows))),
+    joined = (tuple(range(len(rows))),)
     if card.join == "streams":
         places = pd.Series(range(len(rows)), index=rows["bytes"].to_numpy())
         runs = (tuple(run) for _, run in places.groupby(level=0))
         # A codec that decodes the same streams in several ways (more steps) is joined along them, else along its rates.
-        joined = tuple(run for run in runs if len(run) > 1) or joined
+        joined = tuple(run for run in runs if len(run) > 1) or joined * (rows[card.x].nunique() > 1)
     return Curve(
         codec=codec,
         title=title if _given(title) else codec,
@@ -214,8 +257,7 @@ def _curve(codec: str, rows: pd.DataFrame, card: FigureCard) -> Curve:
         points=tuple(rows["point"]),
         x=tuple(float(value) for value in rows[card.x]),
         y=tuple(float(value) for value in rows[card.y]),
-        lo=tuple(float(value) for value in rows["_lo"]),
-        hi=tuple(float(value) for value in rows["_hi"]),
+        band=tuple((lo, hi) if lo <= hi else None for lo, hi in zip(rows["_lo"], rows["_hi"], strict=True)),
         joined=joined,
     )
 
@@ -226,7 +268,9 @@ def _ties(rows: pd.DataFrame, card: FigureCard) -> tuple[Tie, ...]:
     for _, some in rows.groupby("bytes"):
         some = some.drop_duplicates("codec", keep=False).sort_values([card.x, card.y])
         if len(some) > 1:
-            ties.append(Tie(float(some["bpp"].iloc[0]), tuple(some[card.x].astype(float)), tuple(some[card.y].astype(float))))
+            ties.append(
+                Tie(float(some["bpp"].iloc[0]), tuple(some[card.x].astype(float)), tuple(some[card.y].astype(float)))
+            )
     return tuple(ties)
 
 
@@ -250,6 +294,13 @@ def _nothing(card: FigureCard, dataset: str, rows: pd.DataFrame, notes: list[str
         return Unavailable(f"{reason}: scored without Inception weights", "hfdbench score --inception PATH")
     codec = card.codecs[0] if card.codecs else "jpeg"
     return Unavailable(f"{reason} ({'; '.join(notes)})", f"hfdbench run --codec {codec} --dataset {dataset}")
+
+
+def _axis(
+    column: str, rows: pd.DataFrame, log: bool, limits: tuple[float, float] | None, *, arrow: bool, zero: bool = False
+) -> Axis:
+    to_one = column in METRICS and METRICS[column].range[1] == 1 and METRICS[column].direction == "higher"
+    return Axis(column, _axis_title(column, rows, arrow), log, limits, zero and bool((rows[column] == 0).any()), to_one)
 
 
 def _axis_title(column: str, rows: pd.DataFrame, arrow: bool) -> str:

@@ -1,14 +1,18 @@
-"""Figures for a paper: PDF (fonts embedded as type 42), SVG (text as text), PNG, and the caption as Markdown.
+"""Figures for a paper: PDF (fonts embedded as type 42), SVG (text as text), PNG; the caption as Markdown and LaTeX.
 
 Conventions: lengths in inches, type sizes in points. The width is exactly that of a column or a page: type keeps
 its size in the paper. The same data give the same bytes: no dates, no random identifiers. Drawing leaves the settings
-of Matplotlib as they were and needs no display.
+of Matplotlib as they were and needs no display. Ours are filled marks in the codec's colour, joined by the line of its
+kind; published numbers are hollow, grey and never joined.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import rc_context
@@ -16,12 +20,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from .. import __version__
-from ..cards import FigureCard
+from ..cards import CodecCard, FigureCard
 from ..errors import BadRequest, Unavailable, unknown
+from . import captions, layout
 from .curves import Axis, Curve, FigureData, datasets, figure_data
+from .ledger import LedgerData, ledger_data
+from .published import Overlay
 
 FORMATS = ("pdf", "svg", "png")
 WIDTH_IN = {"column": 3.35, "full": 6.9}  # CVPR: 3.25 and 6.875; Elsevier and IEEE within 4 %
@@ -49,10 +55,13 @@ STYLES = {
         "osD^vPX<",
     ),
     "autoencoder": Style("solid", 1.1, ("#000000", "#E69F00", "#8C564B", "#C49C94", "#5B3A1E"), "s^oDv"),
-    "gan": Style((0, (5, 1, 1, 1)), 1.2, ("#AA4499", "#882255", "#CC79A7"), "Dpv"),
-    "diffusion": Style("solid", 1.8, ("#D55E00", "#A50026", "#FF8C69", "#7A3B00"), "*Ph^"),
-    "flow": Style((0, (7, 1)), 1.6, ("#EE3377", "#994F88", "#CC6677"), "X*d"),
+    "gan": Style((0, (5, 1, 1, 1)), 1.2, ("#AA4499", "#6A1B4D", "#CC79A7", "#7B5EA7"), "Dpv^"),
+    "diffusion": Style("solid", 1.5, ("#D55E00", "#A50026", "#FF8C69", "#7A3B00", "#E8A33D", "#C2185B"), "*Ph^s8"),
+    "flow": Style((0, (7, 1)), 1.4, ("#EE3377", "#994F88", "#CC6677"), "X*d"),
 }
+HOLLOW = "os^Dv>p<hPX8d*"
+HOLLOW_COLOUR = "#4A4A4A"
+PARTS = ("#A50026", "#E8A33D", "#4E79A7", "#7F7F7F", "#59A14F", "#9467BD")  # of a stream, in its order
 MARKER_SIZE = {"P": 4.2, "X": 4.2, "*": 6.5}  # a star covers less than a square as wide
 
 RC = {
@@ -83,10 +92,11 @@ class Ink:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What `draw_all` did: the files, and one error per figure that could not be drawn."""
+    """What `draw_all` did: the files; one error per figure that could not be drawn; why figures have no overlay."""
 
     files: tuple[Path, ...]
     refused: tuple[Exception, ...]
+    not_overlaid: tuple[str, ...]
 
 
 def inks(points: pd.DataFrame, known: Mapping[str, str] | None = None) -> dict[str, Ink]:
@@ -112,129 +122,123 @@ def inks(points: pd.DataFrame, known: Mapping[str, str] | None = None) -> dict[s
     return chosen
 
 
-def draw_all(
-    points: pd.DataFrame,
-    cards: Iterable[FigureCard],
-    out: Path,
-    *,
-    formats: Sequence[str] = FORMATS,
-    dataset_titles: Mapping[str, str] | None = None,
-    known: Mapping[str, str] | None = None,
-    commit: str = "",
-) -> Drawn:
+@dataclass(frozen=True)
+class Options:
+    """How figures are drawn, beyond their cards.
+
+    known: the codecs that have a card, by id: they steady the colours and tell ledgers; commit: of the data, printed
+    below; width: instead of the card's; intervals: (points, column) -> lo and hi, for bands; published: points of others
+    to lay over; results: folder of the stored streams, for ledgers.
+    """
+
+    formats: Sequence[str] = FORMATS
+    dataset_titles: Mapping[str, str] | None = None
+    known: Mapping[str, CodecCard] | None = None
+    commit: str = ""
+    width: str | None = None
+    intervals: Callable[[pd.DataFrame, str], pd.DataFrame] | None = None
+    published: pd.DataFrame | None = None
+    results: Path = Path("results")
+
+
+def draw_all(points: pd.DataFrame, cards: Iterable[FigureCard], out: Path, options: Options = Options()) -> Drawn:
     """Draw every card for every dataset it shows. Raises only when nothing could be drawn; `refused` names the rest."""
     files: list[Path] = []
     refused: list[Exception] = []
-    options = dict(formats=formats, dataset_titles=dataset_titles, known=known, commit=commit)
+    not_overlaid: list[str] = []
     for card in cards:
         try:
             for dataset in datasets(points, card):
                 try:
-                    files += draw(points, card.model_copy(update={"dataset": dataset}), out, **options)
+                    drawn = draw(points, card.model_copy(update={"dataset": dataset}), out, options)
+                    files += drawn.files
+                    not_overlaid += drawn.not_overlaid
                 except (BadRequest, Unavailable) as error:
                     refused.append(error)
         except BadRequest as error:
             refused.append(error)
     if refused and not files:
         raise refused[0]
-    return Drawn(tuple(files), tuple(refused))
+    return Drawn(tuple(files), tuple(refused), tuple(not_overlaid))
 
 
 def draw(
-    points: pd.DataFrame,
-    card: FigureCard,
-    out: Path = Path("reports/build"),
-    *,
-    formats: Sequence[str] = FORMATS,
-    dataset_titles: Mapping[str, str] | None = None,
-    known: Mapping[str, str] | None = None,
-    commit: str = "",
-) -> list[Path]:
-    """Draw a card, one figure per dataset, into `out/<figure>-<dataset>.<format>` and its caption beside it (.md).
+    points: pd.DataFrame, card: FigureCard, out: Path = Path("reports/build"), options: Options = Options()
+) -> Drawn:
+    """Draw a card, one figure per dataset: `out/<figure>-<dataset>.<format>`, its caption beside it as .md and .tex.
 
-    known: kind of every codec that has a card, by id, which steadies the colours; commit: of the data, printed below.
     Raises BadRequest, and Unavailable when no point has the values asked for.
     """
-    for name in formats:
+    for name in options.formats:
         if name not in FORMATS:
             raise unknown("figure format", name, FORMATS)
-    every = [
-        figure_data(points, card, dataset, dataset_titles=dataset_titles, known=known or ())
-        for dataset in datasets(points, card)
-    ]
-    ink = inks(points, known)
+    if options.width not in (None, *WIDTH_IN):
+        raise unknown("width", options.width, WIDTH_IN)
+    width = options.width or card.width
+    every = [_data(points, card, dataset, options) for dataset in datasets(points, card)]
+    ink = inks(points, {codec.id: codec.kind for codec in (options.known or {}).values()})
     out.mkdir(parents=True, exist_ok=True)
     files = []
     for data in every:
         stem = f"{card.id}-{data.dataset}"
         with rc_context(RC):
-            figure = _figure(data, ink, card.width, _source(commit))
-            for name in formats:
+            if isinstance(data, LedgerData):
+                figure = _ledger_figure(data, width, captions.source(options.commit))
+            else:
+                figure = _figure(data, ink, width, captions.source(options.commit))
+            for name in options.formats:
                 files.append(out / f"{stem}.{name}")
                 figure.savefig(files[-1], format=name, dpi=300, metadata=METADATA[name])
-        files.append(out / f"{stem}.md")
-        files[-1].write_text(caption(data, card.note, _source(commit)), encoding="utf-8")
-    return files
+        files += [out / f"{stem}.md", out / f"{stem}.tex"]
+        files[-2].write_text(captions.markdown(data, card.note, options.commit), encoding="utf-8")
+        files[-1].write_text(captions.latex(data, card.note, options.commit, stem), encoding="utf-8")
+    refusals = (data.not_overlaid for data in every if isinstance(data, FigureData))
+    return Drawn(tuple(files), (), tuple(filter(None, refusals)))
 
 
-def caption(data: FigureData, note: str, source: str) -> str:
-    """Caption as Markdown: what is shown, by which rules, what was left out and why."""
-    lines = [f"**{data.title or data.id} on {data.dataset_title}.** {note}".strip(), f"{'; '.join(data.facts)}."]
-    lines += [f"Left out: {'; '.join(data.notes)}."] if data.notes else []
-    return "\n".join([*lines, f"{source}.", ""])
-
-
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions at least `gap` apart within [low, high], in the order of `wanted` and as near to it as can be.
-
-    Too many for the room are spaced evenly over it.
-    """
-    if len(wanted) > 1:
-        gap = min(gap, (high - low) / (len(wanted) - 1))
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    # Least squares under order (pool adjacent violators): subtract the gaps, merge what is out of order to its mean.
-    blocks: list[list[float]] = []
-    for rank, i in enumerate(order):
-        blocks.append([wanted[i] - rank * gap])
-        while len(blocks) > 1 and sum(blocks[-2]) / len(blocks[-2]) > sum(blocks[-1]) / len(blocks[-1]):
-            last = blocks.pop()
-            blocks[-1] += last
-    level = [sum(block) / len(block) for block in blocks for _ in block]
-    placed = [0.0] * len(wanted)
-    for rank, i in enumerate(order):
-        placed[i] = min(max(level[rank], low), high - (len(wanted) - 1) * gap) + rank * gap
-    return placed
-
-
-def _source(commit: str) -> str:
-    return f"hfdbench {__version__}" + (f", data of commit {commit[:12]}" if commit else "")
+def _data(points: pd.DataFrame, card: FigureCard, dataset: str, options: Options) -> FigureData | LedgerData:
+    known = options.known or {}
+    if card.chart == "ledger":
+        title = (options.dataset_titles or {}).get(dataset) or dataset
+        return ledger_data(points, card, dataset, title, known, options.results)
+    return figure_data(
+        points,
+        card,
+        dataset,
+        dataset_titles=options.dataset_titles,
+        known=known,
+        intervals=options.intervals,
+        published=options.published,
+    )
 
 
 def _figure(data: FigureData, ink: Mapping[str, Ink], width: str, source: str) -> Figure:
     figure = Figure()
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
     page_in = WIDTH_IN[width]
-
-    def text_in(text: str, size: float) -> float:
-        artist = figure.text(0, 0, text, fontsize=size)
-        extent = artist.get_window_extent(canvas.get_renderer())
-        artist.remove()
-        return extent.width / figure.dpi
-
-    # A title that would eat the axes gives way to the id.
-    names = {c.codec: c.title if text_in(c.title, 7) < 0.27 * page_in else c.codec for c in data.curves}
-    small = _wrap(_footer(data, source), lambda text: text_in(text, 5.5), page_in - 0.1)
-
-    left, right = 0.44, 0.42 + max(text_in(name, 7) for name in names.values())
-    bottom, top = 0.40 + 0.085 * len(small), 0.2
-    height = max(AXES_IN[width], LINE_IN * len(data.curves))  # every label finds room
-    figure.set_size_inches(page_in, bottom + height + top)
+    small = _wrap(_footer(data, source), lambda text: _text_in(figure, text, 5.5)[0], page_in - 0.1)
+    left, bottom, top = 0.44, 0.40 + 0.085 * len(small), 0.2
+    height = AXES_IN[width]
+    if data.ties:  # marks of a codec stand for themselves, labels lie among them
+        names, right = {}, 0.1
+    else:
+        # A title that would eat the axes gives way to the id.
+        short = {c.codec: _text_in(figure, c.title, 7)[0] < 0.27 * page_in for c in data.curves}
+        names = {c.codec: c.title if short[c.codec] else c.codec for c in data.curves}
+        right = 0.42 + max(_text_in(figure, name, 7)[0] for name in names.values())
+        height = max(height, LINE_IN * len(data.curves))  # every label finds room
     page_height = bottom + height + top
+    figure.set_size_inches(page_in, page_height)
     box = (left / page_in, bottom / page_height, (page_in - left - right) / page_in, height / page_height)
     axes = figure.add_axes(box)
 
     for curve in data.curves:
-        axes.plot(curve.x, curve.y, gid=f"curve-{curve.codec}", **_line(ink[curve.codec]))
+        _draw_curve(axes, curve, ink[curve.codec], thin=bool(data.ties))
+    for tie in data.ties:
+        axes.plot(tie.x, tie.y, color="#BDBDBD", linewidth=0.7, zorder=1.5, gid="tie")
+    marks = _hollow_marks([overlay.system for overlay in data.overlays])
+    for overlay in data.overlays:
+        _draw_overlay(axes, overlay, marks[overlay.system], 1 if len(data.overlays) < 8 else 0.75)
     _set_axis(axes, data.x, "x")
     _set_axis(axes, data.y, "y")
     axes.tick_params(labelsize=7, pad=2)
@@ -244,11 +248,183 @@ def _figure(data: FigureData, ink: Mapping[str, Ink], width: str, source: str) -
     axes.grid(which="major", color="#E4E4E4", linewidth=0.5)
     axes.set_axisbelow(True)
     sns.despine(ax=axes)
-    _label_ends(axes, data, ink, names, height, page_in - left - right)
-    for row, line in enumerate(small):
-        y = (0.05 + 0.085 * (len(small) - 1 - row)) / page_height
-        figure.text(0.05 / page_in, y, line, fontsize=5.5, color="#555555", va="bottom")
+    if names:
+        _label_ends(axes, data, ink, names, height, page_in - left - right)
+    _label_marks(axes, data, {} if names else ink)
+    _write_footer(figure, small)
     return figure
+
+
+def _text_in(figure: Figure, text: str, size: float) -> tuple[float, float]:
+    """Width and height of a line of text, in inches."""
+    artist = figure.text(0, 0, text, fontsize=size)
+    extent = artist.get_window_extent(figure.canvas.get_renderer())
+    artist.remove()
+    return extent.width / figure.dpi, extent.height / figure.dpi
+
+
+def _write_footer(figure: Figure, lines: Sequence[str]) -> None:
+    width, height = figure.get_size_inches()
+    for row, line in enumerate(lines):
+        y = (0.05 + 0.085 * (len(lines) - 1 - row)) / height
+        figure.text(0.05 / width, y, line, fontsize=5.5, color="#555555", va="bottom")
+
+
+def _draw_curve(axes: Axes, curve: Curve, ink: Ink, thin: bool) -> None:
+    line = _line(ink)
+    line["linewidth"] *= 0.6 if thin else 1
+    for run in curve.joined:
+        x, y = ([values[place] for place in run] for values in (curve.x, curve.y))
+        axes.plot(x, y, gid=f"curve-{curve.codec}", **line)
+        banded = [place for place in run if curve.band[place] is not None]
+        x, bands = [curve.x[place] for place in banded], np.array([curve.band[place] for place in banded])
+        if len(banded) > 1 and not thin:
+            axes.fill_between(x, *bands.T, color=ink.colour, alpha=0.16, linewidth=0, zorder=1.8)
+        elif banded:
+            axes.vlines(x, *bands.T, color=ink.colour, alpha=0.5, linewidth=0.8, zorder=1.8)
+    loose = sorted(set(range(len(curve.x))) - {place for run in curve.joined for place in run})
+    if loose:
+        x, y = ([values[place] for place in loose] for values in (curve.x, curve.y))
+        axes.plot(x, y, gid=f"curve-{curve.codec}", **{**line, "linestyle": "none"})
+    for place in loose:
+        if curve.band[place] is not None:
+            axes.vlines(curve.x[place], *curve.band[place], color=ink.colour, alpha=0.5, linewidth=0.8, zorder=1.8)
+
+
+def _hollow_marks(systems: Sequence[str]) -> dict[str, str]:
+    """A mark per published system, by its name, so that it is the same in every figure; a taken one gives way."""
+    chosen: dict[str, str] = {}
+    for system in sorted(set(systems)):
+        first = zlib.crc32(system.encode()) % len(HOLLOW)
+        turned = HOLLOW[first:] + HOLLOW[:first]
+        chosen[system] = next((mark for mark in turned if mark not in chosen.values()), turned[0])
+    return chosen
+
+
+def _draw_overlay(axes: Axes, overlay: Overlay, mark: str, scale: float) -> None:
+    axes.errorbar(
+        overlay.x,
+        overlay.y,
+        xerr=overlay.x_plus_minus if any(overlay.x_plus_minus) else None,
+        yerr=overlay.y_plus_minus if any(overlay.y_plus_minus) else None,
+        linestyle="none",
+        marker=mark,
+        markersize=scale * MARKER_SIZE.get(mark, 3.4),
+        markerfacecolor="white",
+        color=HOLLOW_COLOUR,
+        markeredgewidth=0.7 * scale,
+        elinewidth=0.6,
+        zorder=6,
+        gid=f"published-{overlay.label}",
+    )
+
+
+def _label_marks(axes: Axes, data: FigureData, ink: Mapping[str, Ink]) -> None:
+    """Name, free among the marks, published curves, the codecs of `ink` and the rates of ties."""
+    figure = axes.figure
+    labels = [  # text, size, colour, marks it may stand at
+        *((overlay.label, 5.5, HOLLOW_COLOUR, (overlay.x, overlay.y)) for overlay in data.overlays),
+        *((c.title, 6.5, ink[c.codec].colour, (c.x, c.y)) for c in data.curves if c.codec in ink),
+        *((f"{tie.bpp:.2g} bpp", 5, "#8A8A8A", (tie.x[:1], tie.y[:1])) for tie in data.ties),
+    ]
+    if not labels:
+        return
+    anchors = [[tuple(mark) for mark in axes.transData.transform(np.column_stack(marks))] for *_, marks in labels]
+    sizes = [tuple(figure.dpi * inches for inches in _text_in(figure, text, size)) for text, size, *_ in labels]
+    points = figure.dpi / 72
+    room = axes.get_window_extent()
+    bounds = (room.x0 + points, room.y0 + points, room.x1 + 3 * points, room.y1 + 4 * points)
+    placed = layout.place(sizes, anchors, _obstacles(axes), bounds, 3.2 * points)
+    back = figure.transFigure.inverted()
+    for (text, size, colour, _), (box, anchor) in zip(labels, placed, strict=True):
+        left, bottom, right, top = box
+        x, y = back.transform((left, (bottom + top) / 2))
+        behind = dict(facecolor="white", alpha=0.7, linewidth=0, pad=0.4)
+        figure.text(x, y, text, fontsize=size, color=colour, va="center", gid=f"label-{text}", zorder=8, bbox=behind)
+        near = (min(max(anchor[0], left), right), min(max(anchor[1], bottom), top))
+        if np.hypot(near[0] - anchor[0], near[1] - anchor[1]) > 6 * points:
+            ends = back.transform([near, anchor])
+            figure.add_artist(Line2D(*ends.T, color=colour, linewidth=0.4, linestyle=(0, (1, 1.5))))
+
+
+def _obstacles(axes: Axes) -> np.ndarray:
+    """Where there is ink: marks and points along lines, in pixels."""
+    step, size = 2.0, axes.figure.dpi / 72
+    found = [np.empty((0, 2))]
+    for line in axes.lines:
+        ends = axes.transData.transform(np.column_stack(line.get_data(orig=False)).astype(float))
+        if line.get_linestyle() != "None":
+            for a, b in pairwise(ends):
+                count = max(2, int(np.hypot(*(b - a)) / step))
+                found.append(a + np.linspace(0, 1, count)[:, None] * (b - a))
+        if line.get_marker() not in ("None", None, ""):
+            reach = [(dx * size, dy * size) for dx in (-1.6, 0, 1.6) for dy in (-1.6, 0, 1.6)]
+            found += [ends + offset for offset in reach] * 2  # a mark weighs more than a line
+    return np.concatenate(found)
+
+
+def _ledger_figure(data: LedgerData, width: str, source: str) -> Figure:
+    """Stacked bars, a bar per point, a colour per part; the shares stand at the end of each bar."""
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    page_in, row_in, gap_in = WIDTH_IN[width], 0.16, 0.10
+    small = _wrap(_footer(data, source), lambda text: _text_in(figure, text, 5.5)[0], page_in - 0.1)
+    names = list(dict.fromkeys(bar.title for bar in data.bars))
+    shares = [" / ".join(f"{_percent(bar.parts.get(part, 0) / bar.bpp)}" for part in data.parts) for bar in data.bars]
+    left = 0.12 + max(_text_in(figure, bar.point, 6.5)[0] for bar in data.bars)
+    right = 0.12 + max(_text_in(figure, text, 6)[0] for text in shares)
+    height = row_in * len(data.bars) + (gap_in + row_in) * len(names)
+    bottom, top = 0.40 + 0.085 * len(small), 0.38
+    page_height = bottom + height + top
+    figure.set_size_inches(page_in, page_height)
+    inner = page_in - left - right
+    axes = figure.add_axes((left / page_in, bottom / page_height, inner / page_in, height / page_height))
+    y, last = 0.0, None
+    for bar, share in zip(data.bars, shares, strict=True):
+        if bar.title != last:  # a heading per codec
+            y += gap_in * (last is not None) + row_in
+            axes.text(0, y - 0.45 * row_in, bar.title, fontsize=7, va="center", color="#222222")
+            last = bar.title
+        start = 0.0
+        for part, colour in zip(data.parts, _cycled(PARTS, len(data.parts)), strict=True):
+            length = bar.parts.get(part, 0)
+            middle = y + row_in / 2
+            axes.barh(
+                middle, length, 0.72 * row_in, left=start, color=colour, linewidth=0, gid=f"bar-{bar.codec}-{part}"
+            )
+            start += length
+        axes.text(0, middle, f"{bar.point}  ", fontsize=6.5, ha="right", va="center")
+        axes.text(
+            1, middle, f" {share}", transform=axes.get_yaxis_transform(), fontsize=6, va="center", color="#555555"
+        )
+        y += row_in
+    axes.set_ylim(y + 0.03, 0)
+    axes.set_xlim(0, 1.03 * max(bar.bpp for bar in data.bars))
+    axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 2.5, 5, 10)))
+    axes.tick_params(labelsize=7, pad=2)
+    axes.set_xlabel("Rate (bits per pixel)", fontsize=8, labelpad=2)
+    axes.grid(axis="x", color="#E4E4E4", linewidth=0.5)
+    axes.set_axisbelow(True)
+    sns.despine(ax=axes)
+    figure.text(left / page_in, 1 - 0.15 / page_height, data.dataset_title, fontsize=8, va="center")
+    x = left
+    for part, colour in zip(data.parts, _cycled(PARTS, len(data.parts)), strict=True):
+        figure.text(x / page_in, 1 - 0.31 / page_height, part, fontsize=7, color=colour, va="center", fontweight="bold")
+        x += _text_in(figure, part, 7)[0] * 1.12 + 0.1
+    figure.text(
+        1 - 0.06 / page_in, 1 - 0.31 / page_height, "share in %", fontsize=6, color="#555555", ha="right", va="center"
+    )
+    _write_footer(figure, small)
+    return figure
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}" if share < 0.1 else f"{100 * share:.0f}"
+
+
+def _cycled(colours: Sequence[str], count: int) -> list[str]:
+    return [colours[place % len(colours)] for place in range(count)]
 
 
 def _line(ink: Ink) -> dict:
@@ -266,10 +442,28 @@ def _line(ink: Ink) -> dict:
 
 
 def _set_axis(axes: Axes, axis: Axis, name: str) -> None:
-    if axis.log:
-        getattr(axes, f"set_{name}scale")("log")
-    getattr(axes, f"set_{name}lim")(axis.range)
+    scale = getattr(axes, f"set_{name}scale")
     ticks = getattr(axes, f"{name}axis")
+    if axis.log and axis.to_one:
+        scale("function", functions=(lambda v: -np.log10(np.maximum(1 - v, 1e-9)), lambda v: 1 - 10.0**-v))
+        low, high = getattr(axes.dataLim, f"interval{name}")
+        low, high = axis.range or (1 - 1.15 * (1 - low), 1 - (1 - high) / 1.15)
+        getattr(axes, f"set_{name}lim")(low, high)
+        steps = [0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999]
+        ticks.set_major_locator(FixedLocator([step for step in steps if low <= step <= high]))
+        ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ticks.set_minor_locator(NullLocator())
+        return
+    if axis.log and axis.zero:
+        scale("symlog", linthresh=1, linscale=0.5)
+        getattr(axes, f"set_{name}lim")(axis.range or (-0.25, None))
+        ticks.set_major_locator(FixedLocator([0, *(m * 10**e for e in range(5) for m in (1, 2, 5))]))
+        ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ticks.set_minor_locator(NullLocator())
+        return
+    if axis.log:
+        scale("log")
+    getattr(axes, f"set_{name}lim")(axis.range)
     if axis.log:
         low, high = getattr(axes, f"get_{name}lim")()
         steps = (1, 2, 5) if high / low < 300 else (1,)
@@ -289,7 +483,7 @@ def _label_ends(
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = [to_axes.transform(_last_visible(axes, curve)) for curve in data.curves]
     half = LINE_IN / height / 2
-    places = spread([y for _, y in ends], LINE_IN / height, half, 1 - half)
+    places = layout.spread([y for _, y in ends], LINE_IN / height, half, 1 - half)
     start, middle, stop = (1 + inches / width for inches in (0.05, 0.175, 0.30))
     for curve, (x, y), place in zip(data.curves, ends, places, strict=True):
         own = ink[curve.codec]
@@ -307,9 +501,10 @@ def _last_visible(axes: Axes, curve: Curve) -> tuple[float, float]:
     return min(max(x, left), right), min(max(y, low), high)
 
 
-def _footer(data: FigureData, source: str) -> list[str]:
+def _footer(data: FigureData | LedgerData, source: str) -> list[str]:
     left_out = [f"Left out: {'; '.join(data.notes)}"] if data.notes else []
-    return ["; ".join(data.facts), *left_out, source]
+    hollow = ["Hollow: published numbers, same dataset and protocol"] if getattr(data, "overlays", ()) else []
+    return ["; ".join(data.facts), *hollow, *left_out, source]
 
 
 def _wrap(paragraphs: Iterable[str], width_of, room: float) -> list[str]:

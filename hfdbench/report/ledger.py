@@ -92,7 +92,9 @@ def _bar(row, card: CodecCard, out: Path) -> Bar:
 
 def _streams(row, out: Path):
     """The stream table of a point: that of its name whose bytes are the point's."""
-    for path in sorted((Path(out) / "streams").glob(f"{row.codec}-{row.point}-{row.dataset}-{'[0-9a-f]' * 16}.parquet")):
+    for path in sorted(
+        (Path(out) / "streams").glob(f"{row.codec}-{row.point}-{row.dataset}-{'[0-9a-f]' * 16}.parquet")
+    ):
         table = store.read_table(path, ["stream", "bytes"])
         if sum(table["bytes"].to_pylist()) == row.bytes:
             return table

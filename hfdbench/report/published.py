@@ -10,7 +10,7 @@ where `hfdbench import` and users put theirs.
     dataset         id of our dataset card: kodak, clic
     protocol        how the metric was taken: `PROTOCOLS` below; another text never meets a figure of ours
     bpp             rate in bits per pixel, as the source averages it; > 0
-    metric          a column of the points table, or one of `EXTRA`
+    metric          a column of the points table that is a metric: psnr_db, fid
     value           in the unit of that column
     plus_minus      uncertainty of the reading of `value`, in its unit
     bpp_plus_minus  the same of `bpp`
@@ -22,7 +22,7 @@ where `hfdbench import` and users put theirs.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -37,7 +37,6 @@ COLUMNS = (*TEXT[:5], "bpp", "metric", "value", "plus_minus", "bpp_plus_minus", 
 OPTIONAL = ("variant", "note", "plus_minus", "bpp_plus_minus")  # may be empty
 IDENTITY = ["system", "variant", "point", "dataset", "protocol", "metric"]
 BADGES = ("author-file", "re-run", "digitised")
-EXTRA = ("lpips", "dists")  # metrics that are published even where ours are not computed
 # How our own columns are taken. A FID by other weights than the published ones gets another protocol: see `protocol`.
 PROTOCOLS = {
     "psnr_db": "rgb-mean",  # of 8-bit RGB, mean over images of each image's dB
@@ -60,6 +59,12 @@ class Overlay:
     x_plus_minus: tuple[float, ...]
     y_plus_minus: tuple[float, ...]
     origin: str  # badge, uncertainty, source and note in words
+
+    def within(self, x: tuple[float, float], y: tuple[float, float]) -> "Overlay":
+        """The points inside these ranges."""
+        kept = [i for i in range(len(self.x)) if x[0] <= self.x[i] <= x[1] and y[0] <= self.y[i] <= y[1]]
+        columns = ("points", "x", "y", "x_plus_minus", "y_plus_minus")
+        return replace(self, **{name: tuple(getattr(self, name)[i] for i in kept) for name in columns})
 
 
 def read(out: Path | None = None) -> pd.DataFrame:
@@ -125,9 +130,9 @@ def _check(place: str, row: pd.Series) -> None:
             raise BadRequest(f"{place}: {column} is empty; every point needs one")
     if row["badge"] not in BADGES:
         raise BadRequest(f"{place}: {unknown('badge', row['badge'], BADGES)}")
-    if row["metric"] not in METRICS and row["metric"] not in EXTRA:
-        raise BadRequest(f"{place}: {unknown('metric', row['metric'], [*METRICS, *EXTRA])}")
-    low, high = METRICS[row["metric"]].range if row["metric"] in METRICS else (0, None)
+    if row["metric"] not in METRICS:
+        raise BadRequest(f"{place}: {unknown('metric', row['metric'], METRICS)}")
+    low, high = METRICS[row["metric"]].range
     if (low is not None and row["value"] < low) or (high is not None and row["value"] > high):
         raise BadRequest(f"{place}: {row['metric']} {row['value']:g} is out of its range; is its unit that of ours?")
     if row["bpp"] <= 0:
@@ -207,10 +212,13 @@ def overlays(
 
 
 def _refusal(of_metric: pd.DataFrame, dataset: str, axes: Sequence[str], protocols: Mapping[str, str]) -> str:
-    ours = " and ".join(f"{column} of {dataset} ({protocols.get(column) or 'a protocol of our own'})" for column in axes)
+    absent = [column for column in axes if column not in set(of_metric["metric"])]
+    if absent:
+        return f"published points are not overlaid: none has {' or '.join(absent)}"
+    ours = " and ".join(
+        f"{column} of {dataset} ({protocols.get(column) or 'a protocol of our own'})" for column in axes
+    )
     theirs = sorted({f"{row.metric} of {row.dataset} ({row.protocol})" for row in of_metric.itertuples()})
-    if not theirs:
-        return f"published points are not overlaid: none has {' or '.join(axes)}; the figure shows {ours}"
     return f"published points are not overlaid: they are {', '.join(theirs)}; the figure shows {ours}"
 
 
@@ -218,7 +226,8 @@ def _origin(rows: pd.DataFrame) -> str:
     parts = []
     for (badge, source, note), some in rows.groupby(["badge", "source", "note"]):
         off = some[some["plus_minus"] > 0].groupby("metric")["plus_minus"].max()
-        words = [badge, *(f"{metric} ±{value:g}" for metric, value in off.items()), source, *([note] if note else [])]
+        readings = (f"{METRICS[metric].name} ±{value:g}" for metric, value in off.items())
+        words = [badge, *readings, source, *([note] if note else [])]
         parts.append(", ".join(words))
     return "; ".join(parts)
 
@@ -243,4 +252,6 @@ def summary(published: pd.DataFrame) -> pd.DataFrame:
         )
         for (system, variant, dataset, badge, source), some in groups
     ]
-    return pd.DataFrame(rows, columns=["system", "variant", "dataset", "points", "metrics", "protocols", "badge", "source"])
+    return pd.DataFrame(
+        rows, columns=["system", "variant", "dataset", "points", "metrics", "protocols", "badge", "source"]
+    )
