@@ -242,9 +242,17 @@ def report(
     ] = None,
     to: Annotated[Path, typer.Option("--to", help="Folder of the figures.")] = Path("reports/build"),
     out: Out = Path("results"),
+    html: Annotated[bool, typer.Option("--html", help="Write the page instead: one file, pictures included.")] = False,
+    quality: Annotated[int, typer.Option("--pictures-quality", help="Page: WebP quality of its pictures.")] = 80,
+    max_mb: Annotated[float, typer.Option("--max-mb", help="Page: size it stays under, in MB.")] = 60.0,
+    images: Annotated[int, typer.Option("--pictures", help="Page: pictures of the first N images.")] = 24,
+    picture_points: Annotated[
+        int | None, typer.Option("--picture-points", help="Page: pictures of N points per codec at most.")
+    ] = None,
+    data_root: DataRoot = None,
     cards: Cards = None,
 ) -> None:
-    """Draw the figures of the report from the stored points."""
+    """Draw the figures of the report from the stored points, or write its page."""
     from . import store
     from .cards import CodecCard, DatasetCard, FigureCard, choose, find_cards
     from .report import curves, figures
@@ -252,6 +260,16 @@ def report(
 
     every = find_cards(FigureCard, cards or ())
     wanted = choose(FigureCard, figure, cards or ()) if figure else list(every.values())
+    if html:
+        from .report import page
+
+        choice = page.Choice(quality, max_mb, images, picture_points, bands)
+        with Bar() as bar:
+            written = page.write_page(out, to, wanted, choice, codec or (), dataset or (), data_root, cards or (), bar)
+        for note in written.notes:
+            print(note, file=sys.stderr)
+        print(written.path)
+        return
     points = filtered(store.points(out), codec, dataset)
     titles = {card.id: card.title for card in find_cards(DatasetCard, cards or ()).values() if card.title}
     over = others.choose(others.read(out), published_system or ()) if published or published_system else None
@@ -290,11 +308,13 @@ def show(
     ] = None,
     form: Annotated[Form, typer.Option("--format", help="How to print it.")] = Form.table,
     json: JSON = False,
+    intervals: Annotated[bool, typer.Option("--intervals", help="With 95 % intervals, those that take seconds.")] = False,
     out: Out = Path("results"),
 ) -> None:
-    """Print the stored points."""
+    """Print the stored points; for a paper, the best value at each rate is bold (--format latex or markdown)."""
     from . import store
-    from .report.tables import POINT_COLUMNS, render
+    from .report.curves import stored_intervals
+    from .report.tables import POINT_COLUMNS, render_points
 
     points = filtered(store.points(out), codec, dataset).sort_values(["dataset", "codec", "bpp"])
     chosen = (
@@ -302,7 +322,8 @@ def show(
     )
     if columns not in (None, "all"):
         chosen = [name.strip() for name in columns.split(",")]
-    print(render(points, "json" if json else form.value, chosen), end="")
+    found = stored_intervals(out) if intervals else None
+    print(render_points(points, "json" if json else form.value, chosen, found), end="")
 
 
 @app.command("list")

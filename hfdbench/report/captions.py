@@ -6,19 +6,7 @@ Conventions: a caption is paragraphs; the first one is "**title on dataset.** no
 from .. import __version__
 from .curves import FigureData
 from .ledger import LedgerData
-
-TEX = {
-    **{character: "\\" + character for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "×": r"$\times$",
-    "±": r"$\pm$",
-    "–": "--",
-    "−": "$-$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-}
+from .text import tex
 
 
 def source(commit: str) -> str:
@@ -52,8 +40,3 @@ def latex(data: FigureData | LedgerData, note: str, commit: str, stem: str) -> s
     title = rf"\textbf{{{tex(f'{data.title or data.id} on {data.dataset_title}')}.}} {tex(note)}".strip()
     body = "\n  ".join([title, *map(tex, [*sentences(data), f"{source(commit)}."])])
     return f"% \\includegraphics{{{stem}.pdf}}\n\\caption{{%\n  {body}}}\n\\label{{fig:{stem}}}\n"
-
-
-def tex(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    return "".join(TEX.get(character, character) for character in text)

@@ -1,16 +1,22 @@
 """Any table as text: aligned for a terminal, Markdown and LaTeX to be read; JSON and CSV, unrounded, to be read back.
 
 Conventions: a null is "-" in print, null in JSON, an empty field in CSV, never NaN. Numbers are rounded by the unit in
-the column's name: bpp to 4 decimals, dB and FID to 2, seconds to 3 significant digits.
+the column's name: bpp to 4 decimals, dB and FID to 2, seconds to 3 significant digits. An interval follows its value in
+print and has columns of its own, <column>_lo and <column>_hi, in JSON and CSV. Codecs are at one rate when their bpp lie
+within 5 % of the lowest of them; the best of them is bold in Markdown and LaTeX.
 """
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from ..errors import unknown
+from ..metrics import METRICS
+from .curves import IDENTITIES
+from .text import tex
 
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 POINT_COLUMNS = [
@@ -26,12 +32,18 @@ POINT_COLUMNS = [
     "encode_s",
     "decode_s",
 ]
-LATEX = {
-    **{character: "\\" + character for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
+ONE_RATE = 1.05
+BOLD = "Bold: the best of the codecs whose rates lie within 5 %."
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One printed value. `gap`: some room above its row."""
+
+    text: str
+    bold: bool = False
+    interval: str = ""
+    gap: bool = False
 
 
 def render(frame: pd.DataFrame, form: str = "table", columns: Iterable[str] | None = None) -> str:
@@ -51,7 +63,88 @@ def render(frame: pd.DataFrame, form: str = "table", columns: Iterable[str] | No
         return json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if form == "csv":
         return frame.to_csv(index=False, lineterminator="\n")
-    cells = [[_cell(name, value) for name, value in zip(columns, row, strict=True)] for row in frame.values.tolist()]
+    return _print(form, columns, _cells(frame), frame)
+
+
+def render_points(
+    points: pd.DataFrame,
+    form: str = "table",
+    columns: Iterable[str] | None = None,
+    intervals: Callable[[pd.DataFrame, str], pd.DataFrame] | None = None,
+) -> str:
+    """The points table in a form of FORMATS. `intervals`: (points, column) -> lo and hi, printed where there are some.
+
+    Markdown and LaTeX are made for a paper: rows at one rate stand together, the best value of each metric is bold.
+    """
+    columns = list(points.columns if columns is None else columns)
+    paper = form in ("markdown", "latex")
+    if paper:
+        rate = one_rate(points)
+        points = points.assign(_rate=rate).sort_values(["dataset", "_rate", "codec", "bpp"], kind="stable")
+        rate = points.pop("_rate")
+    plain = render(points, form, columns)  # refuses unknown names before the intervals are computed
+    measured = [name for name in columns if name in METRICS and name in points]
+    found = {} if intervals is None else {name: intervals(points, name) for name in measured}
+    found = {name: bounds for name, bounds in found.items() if bounds["lo"].notna().any()}
+    if form in ("json", "csv"):
+        wide = points.assign(
+            **{f"{name}_{side}": bounds[side] for name, bounds in found.items() for side in ("lo", "hi")}
+        )
+        sides = {name: [f"{name}_lo", f"{name}_hi"] if name in found else [] for name in columns}
+        return render(wide, form, [each for name in columns for each in (name, *sides[name])]) if found else plain
+    frame = points[columns]
+    cells = _cells(frame)
+    for name, bounds in found.items():
+        place = columns.index(name)
+        for row, (lo, hi) in zip(cells, bounds[["lo", "hi"]].to_numpy().tolist(), strict=True):
+            if not _missing(lo):
+                row[place] = replace(row[place], interval=f"[{_cell(name, lo)}, {_cell(name, hi)}]")
+    if paper:
+        for place, name in enumerate(columns):
+            for row in _best(points, rate, name, [row[place].text for row in cells]):
+                cells[row][place] = replace(cells[row][place], bold=True)
+        for row in range(1, len(cells)):
+            if rate.iloc[row] != rate.iloc[row - 1]:
+                cells[row][0] = replace(cells[row][0], gap=True)
+    return _print(form, columns, cells, frame)
+
+
+def one_rate(points: pd.DataFrame) -> pd.Series:
+    """A number for each point, equal for points of a dataset at one rate: within 5 % of the lowest of them."""
+    numbers = pd.Series(-1, index=points.index)
+    number = -1
+    for _, some in points.sort_values("bpp").groupby("dataset"):
+        lowest = -math.inf
+        for index, bpp in some["bpp"].items():
+            if not bpp <= lowest * ONE_RATE:
+                number, lowest = number + 1, bpp
+            numbers[index] = number
+    return numbers
+
+
+def _best(points: pd.DataFrame, rate: pd.Series, column: str, texts: list[str]) -> list[int]:
+    """Rows, by place, that hold the best value of their rate; none where one codec is alone or fingerprints differ."""
+    if column not in METRICS or METRICS[column].module == "pipeline":
+        return []
+    rows = pd.DataFrame({"value": points[column].astype(float), "codec": points["codec"], "text": texts, "rate": rate})
+    rows["identity"] = points.get(IDENTITIES.get(column), "")
+    rows["place"] = range(len(rows))
+    found = []
+    for _, some in rows.dropna(subset="value").groupby("rate"):
+        if some["codec"].nunique() > 1 and some["identity"].nunique(dropna=False) == 1:
+            best = some["value"].idxmin() if METRICS[column].direction == "lower" else some["value"].idxmax()
+            found += list(some["place"][some["text"] == some["text"][best]])  # equal as printed: equally good
+    return found
+
+
+def _cells(frame: pd.DataFrame) -> list[list[Cell]]:
+    return [
+        [Cell(_cell(name, value)) for name, value in zip(frame.columns, row, strict=True)]
+        for row in frame.values.tolist()
+    ]
+
+
+def _print(form: str, columns: list[str], cells: list[list[Cell]], frame: pd.DataFrame) -> str:
     right = [
         all(_missing(value) or isinstance(value, int | float) for value in frame[name].tolist()) for name in columns
     ]
@@ -92,9 +185,10 @@ def _significant(value: float, digits: int) -> str:
     return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
-def _table(columns: list[str], cells: list[list[str]], right: list[bool]) -> str:
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    rows = [columns, ["-" * width for width in widths], *cells]
+def _table(columns: list[str], cells: list[list[Cell]], right: list[bool]) -> str:
+    texts = [[f"{cell.text} {cell.interval}".rstrip() for cell in row] for row in cells]
+    widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+    rows = [columns, ["-" * width for width in widths], *texts]
     return _lines(
         "  ".join(
             cell.rjust(width) if to_right else cell.ljust(width)
@@ -104,19 +198,29 @@ def _table(columns: list[str], cells: list[list[str]], right: list[bool]) -> str
     )
 
 
-def _markdown(columns: list[str], cells: list[list[str]], right: list[bool]) -> str:
-    rows = [columns, ["---:" if to_right else "---" for to_right in right], *cells]
-    return _lines("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows)
+def _markdown(columns: list[str], cells: list[list[Cell]], right: list[bool]) -> str:
+    def text(cell: Cell) -> str:
+        escaped = cell.text.replace("|", "\\|").replace("\n", " ")
+        return " ".join(filter(None, [f"**{escaped}**" if cell.bold else escaped, cell.interval]))
+
+    rows = [columns, ["---:" if to_right else "---" for to_right in right], *([*map(text, row)] for row in cells)]
+    said = ["", BOLD] if any(cell.bold for row in cells for cell in row) else []
+    return _lines([*("| " + " | ".join(row) + " |" for row in rows), *said])
 
 
-def _latex(columns: list[str], cells: list[list[str]], right: list[bool]) -> str:
+def _latex(columns: list[str], cells: list[list[Cell]], right: list[bool]) -> str:
+    def text(cell: Cell) -> str:
+        bold = rf"\textbf{{{tex(cell.text)}}}" if cell.bold else tex(cell.text)
+        return " ".join(filter(None, [bold, rf"{{\scriptsize {cell.interval}}}" if cell.interval else ""]))
+
     def line(row: list[str]) -> str:
-        escaped = ("".join(LATEX.get(character, character) for character in cell) for cell in row)
-        return "  " + " & ".join(escaped) + r" \\"
+        return "  " + " & ".join(row) + r" \\"
 
     spec = "".join("r" if to_right else "l" for to_right in right)
-    head = [r"% \usepackage{booktabs}", rf"\begin{{tabular}}{{{spec}}}", r"  \toprule", line(columns), r"  \midrule"]
-    return _lines([*head, *map(line, cells), r"  \bottomrule", r"\end{tabular}"])
+    head = [r"% \usepackage{booktabs}", rf"\begin{{tabular}}{{{spec}}}", r"  \toprule", line([*map(tex, columns)])]
+    body = [part for row in cells for part in ([r"  \addlinespace"] * row[0].gap + [line([*map(text, row)])])]
+    said = [f"% {BOLD.replace('%', 'per cent')}"] if any(cell.bold for row in cells for cell in row) else []
+    return _lines([*said, *head, r"  \midrule", *body, r"  \bottomrule", r"\end{tabular}"])
 
 
 def _lines(rows: Iterable[str]) -> str:
