@@ -76,14 +76,16 @@ POINTS = _schema("""
     text: fid_id fid_label
     int: fid_patches
     text: fid_protocol
-    float: kid kid_std lpips dists ssimulacra2 butteraugli butteraugli_3norm encode_s decode_s encode_s_per_mpx decode_s_per_mpx
+    float: kid kid_std precision recall fid_infinity
+    float: lpips dists ssimulacra2 butteraugli butteraugli_3norm
+    float: encode_s decode_s encode_s_per_mpx decode_s_per_mpx
     text: device
     int: seed
     text: status note
 """)
 
 ADDED = frozenset(
-    ["lpips", "dists", "ssimulacra2", "butteraugli", "butteraugli_3norm"]
+    ["precision", "recall", "fid_infinity", "lpips", "dists", "ssimulacra2", "butteraugli", "butteraugli_3norm"]
 )  # columns that older files lack
 
 

@@ -13,9 +13,11 @@ import numpy as np
 from .. import __version__, store
 from ..cards import bundled_root
 from ..metrics import distortion
+from ..metrics.fid_infinity import fid_infinity
 from ..metrics.fingerprint import fid_id, inception_id, weights_label
 from ..metrics.frechet import Moments, frechet_distance
 from ..metrics.kid import kid
+from ..metrics.precision_recall import precision_recall
 from ..plan import Request, Trial
 from .workers import cores
 
@@ -107,12 +109,22 @@ def _times(rows: list[dict]) -> dict:
 
 
 def _realism(trial: Trial, features: Path, reference: Path, sha256: str) -> tuple[dict, str]:
-    """FID and KID, or the reason why there are none."""
+    """What is computed from Inception's features, and the reason why some of it is missing."""
     ours, originals = _moments(features), _moments(reference)
     if ours.count < 2:
         return {"fid_patches": ours.count}, f"no FID: {ours.count} patches of 256 x 256 pixels"
-    mean, deviation = kid(_array(reference), _array(features), seed=0)
-    return {
+    pair = _array(reference), _array(features)
+    mean, deviation = kid(*pair, seed=0)
+    values, reasons = {}, []
+    try:
+        values |= dict(zip(("precision", "recall"), precision_recall(*pair), strict=True))
+    except ValueError as error:
+        reasons.append(f"no precision: {error}")
+    try:
+        values["fid_infinity"] = fid_infinity(*pair, store.read_table(features, ["image"])["image"].to_numpy())
+    except ValueError as error:
+        reasons.append(f"no FID-infinity: {error}")
+    return values | {
         "fid": frechet_distance(originals, ours),
         "fid_id": fid_id(trial.dataset.protocol, ours.count, inception_id(sha256), trial.dataset.sha256),
         "fid_label": weights_label(sha256),
@@ -120,7 +132,7 @@ def _realism(trial: Trial, features: Path, reference: Path, sha256: str) -> tupl
         "fid_protocol": trial.dataset.protocol,
         "kid": mean,
         "kid_std": deviation,
-    }, ""
+    }, "; ".join(reasons)
 
 
 def _moments(path: Path) -> Moments:

@@ -21,8 +21,16 @@ from . import published as others
 PROTOCOLS = {"fid256": "256×256 patches of two grids", "whole": "whole pictures"}
 COSTS = ("bpp", "network_evaluations", "decode_s_per_mpx")  # nobody needs to be told that less is better
 RULES = {"bpp": "rate: all bits / all pixels"}  # those that the axis title does not say
-IDENTITIES = {"fid": "fid_id", "kid": "fid_id", "kid_std": "fid_id", "fd_mini": "fd_mini_id"}  # fingerprint of a column
-FINGERPRINTED = ("fid", "kid", "kid_std")  # on Inception features
+IDENTITIES = {
+    "fid": "fid_id",
+    "kid": "fid_id",
+    "kid_std": "fid_id",
+    "precision": "fid_id",
+    "recall": "fid_id",
+    "fid_infinity": "fid_id",
+    "fd_mini": "fd_mini_id",
+}  # fingerprint of a column
+FINGERPRINTED = ("fid", "kid", "kid_std", "precision", "recall", "fid_infinity")  # on Inception features
 ENOUGH_PATCHES = 2048  # fewer than the feature's dimensions: the covariance is singular, FID is biased upwards
 
 
