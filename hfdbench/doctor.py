@@ -7,6 +7,7 @@ from pathlib import Path
 from .cards import CodecCard, DatasetCard, find_cards
 from .codec import load_codec
 from .errors import BadRequest, Unavailable
+from .metrics.perimage import BY_NAME, Place, open_measure
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class Finding:
 
 
 def examine(inception: Path | None, data_root: Path | None, cards: Iterable[Path]) -> Iterator[Finding]:
-    """Look at codecs, datasets and Inception weights, one finding each."""
+    """Look at codecs, datasets, Inception weights and the metrics of --metric, one finding each."""
     for codec in find_cards(CodecCard, cards).values():
         yield _codec(codec)
     for dataset in find_cards(DatasetCard, cards).values():
         yield _dataset(dataset, data_root, cards)
     yield _inception(inception, data_root)
+    for name in BY_NAME:
+        yield _measure(name, data_root)
 
 
 def _codec(card: CodecCard) -> Finding:
@@ -68,3 +71,16 @@ def _inception(given: Path | None, data_root: Path | None) -> Finding:
         return Finding(name, f"not here: {error.reason}", error.cure)
     except BadRequest as error:
         return Finding(name, f"broken: {error}", broken=True)
+
+
+def _measure(name: str, data_root: Path | None) -> Finding:
+    from .dataset import find_data_root
+
+    what = f"metric {name}"
+    try:
+        measure = open_measure(name, Place(data_root=find_data_root(data_root), allow_download=False))
+    except Unavailable as error:
+        return Finding(what, f"not here: {error.reason}", error.cure)
+    except BadRequest as error:
+        return Finding(what, f"broken: {error}", broken=True)
+    return Finding(what, f"works: {measure.remark or measure.identity}")

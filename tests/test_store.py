@@ -159,9 +159,19 @@ def test_readme_explains_every_column():
     sections = (bundled_root() / "results" / "README.md").read_text().split("\n## ")[1:]
     assert len(sections) == 5
     for section in sections:
-        schema = {"points": store.POINTS, "crops": store.CROPS, "streams": store.STREAMS, "features": store.FEATURES}[
-            section.split("/")[0]
-        ]
+        schema = getattr(store, section.split("/")[0].upper())
         first_cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
         explained = [name for cell in first_cells for name in cell.replace("`", "").replace(",", " ").split()]
         assert sorted(explained) == sorted(schema.names)
+
+
+def test_points_of_an_older_version_have_null_in_the_columns_added_since(tmp_path):
+    row = {"codec": "old", "point": "a", "dataset": "kodak", "bpp": 0.5}
+    old = pa.Table.from_pylist([row], store.POINTS).drop_columns(sorted(store.ADDED))
+    store.write_table(tmp_path / "points" / "old.parquet", old, {})
+    points = store.points(tmp_path)
+    assert list(points.columns) == store.POINTS.names
+    assert points["bpp"][0] == 0.5 and points["lpips"].isna().all()
+    store.write_table(tmp_path / "points" / "older.parquet", old.drop_columns(["bpp"]), {})
+    with pytest.raises(BadRequest, match="another version"):
+        store.points(tmp_path)
