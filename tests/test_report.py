@@ -18,11 +18,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from hfdbench import store
-from hfdbench.cards import FigureCard, bundled_root, read_card
+from hfdbench.cards import CodecCard, FigureCard, bundled_root, find_cards, read_card
 from hfdbench.errors import BadRequest, Unavailable
 from hfdbench.metrics import METRICS
-from hfdbench.report import figures, layout, tables
-from hfdbench.report.curves import datasets, figure_data
+from hfdbench.report import figures, layout, published, tables
+from hfdbench.report.curves import datasets, figure_data, stored_intervals
+from hfdbench.report.ledger import ledger_data
 
 CODECS = {  # codec: title, kind, (bpp, psnr_db, fid) of its points, out of order on purpose
     "jpeg": ("JPEG 4:2:0", "classical", [(0.85, 31.9, 15.0), (0.22, 24.6, 118.0), (0.4, 28.1, 55.0)]),
@@ -231,6 +232,216 @@ def test_each_dataset_has_its_own_figure(tmp_path):
     assert "refitted" not in files[0].read_text(encoding="utf-8")
 
 
+def decoders(evaluations=(0, 8, 100)):
+    """Three decoders of the same three streams, and a codec of its own."""
+    rows = [
+        row
+        | dict(codec=codec, title=codec.upper(), kind=kind, point=f"q{i}", bytes=1000 * i, bpp=0.1 * i)
+        | dict(fid=fid / i, psnr_db=psnr + 2 * i, network_evaluations=steps, decode_s_per_mpx=0.5 + steps)
+        for (codec, kind, fid, psnr), steps in zip(
+            [("elic-mse", "autoencoder", 80, 26), ("hfd-fast", "diffusion", 30, 24), ("hfd", "diffusion", 25, 24.5)],
+            evaluations,
+            strict=True,
+        )
+        for i in (1, 2, 3)
+        for row in [table().iloc[0].to_dict()]
+    ]
+    jpeg = table().query("codec == 'jpeg'").assign(bytes=[5, 6, 7], network_evaluations=None, decode_s_per_mpx=0.02)
+    return pd.concat([pd.DataFrame(rows), jpeg], ignore_index=True)
+
+
+def test_ties_join_decoders_of_equal_streams_rate_by_rate():
+    data = figure_data(decoders(), card("realism-distortion"), "kodak")
+    assert [(tie.bpp, tie.x, tie.y) for tie in data.ties] == [
+        (pytest.approx(0.1), (26.0, 26.5, 28.0), (30.0, 25.0, 80.0)),
+        (pytest.approx(0.2), (28.0, 28.5, 30.0), (15.0, 12.5, 40.0)),
+        (pytest.approx(0.3), (30.0, 30.5, 32.0), (10.0, 25 / 3, 80 / 3)),
+    ]
+    assert curve(data, "jpeg").joined == ((0, 1, 2),)
+    assert figure_data(decoders(), card(), "kodak").ties == ()
+
+
+def test_evaluations_keep_a_place_for_zero_and_join_sweeps_not_rates(tmp_path):
+    points = decoders()
+    data = figure_data(points, card("fid-evaluations"), "kodak")
+    assert data.x.zero and {c.codec for c in data.curves} == {"elic-mse", "hfd", "hfd-fast"}
+    assert data.notes == ("jpeg: no network_evaluations",)
+    assert all(curve.joined == () for curve in data.curves), "the rates of a decoder cost the same"
+    more = points.query("codec == 'hfd' and point == 'q1'").assign(point="q1-50", network_evaluations=50, fid=26.0)
+    data = figure_data(pd.concat([points, more]), card("fid-evaluations"), "kodak")
+    hfd = curve(data, "hfd")
+    assert (hfd.joined, hfd.x[:2], hfd.y[:2]) == (((0, 1),), (50.0, 100.0), (26.0, 25.0))
+    assert [len(tie.x) for tie in data.ties] == [2, 3, 3], "a codec with two points at a rate is on no tie there"
+    svg = figures.draw(points, card("fid-evaluations"), tmp_path, SVG).files[0].read_text(encoding="utf-8")
+    assert {"0", "1", "10", "100"} <= {*re.findall(r"<text[^>]*>([^<]*)</text>", svg)}
+
+
+def test_a_known_metric_that_was_not_computed_is_unavailable_not_unknown():
+    with pytest.raises(Unavailable, match="no point of kodak has both network_evaluations and fid"):
+        figure_data(table(), card("fid-evaluations"), "kodak")
+
+
+def test_bands_are_those_given_and_drawn_in_the_codecs_colour(tmp_path):
+    def intervals(points, column):
+        assert column == "fid"
+        bounds = pd.DataFrame({"lo": points[column] * 0.8, "hi": points[column] * 1.25})
+        bounds.loc[points["codec"] == "webp"] = np.nan
+        return bounds
+
+    data = figure_data(table(), card(), "kodak", intervals=intervals)
+    assert curve(data, "hfd").band == ((pytest.approx(27.2), 42.5), (pytest.approx(11.2), 17.5))
+    assert curve(data, "webp").band == (None, None)
+    options = figures.Options(formats=["svg"], intervals=intervals)
+    svg, *captions = (
+        path.read_text(encoding="utf-8") for path in figures.draw(table(), card(), tmp_path, options).files
+    )
+    assert svg.count("FillBetweenPolyCollection") == 3 and svg.count("LineCollection") == 1  # hific has one point
+    assert all("95" in text and "bootstrap over images" in text for text in captions)
+
+
+def test_intervals_come_from_the_store_and_only_where_they_take_seconds(tmp_path):
+    points = table()
+    assert stored_intervals(tmp_path)(points, "fid")["lo"].isna().all(), "nothing is stored there"
+    assert stored_intervals(tmp_path)(points, "decode_s")["lo"].isna().all(), "no bootstrap of times"
+
+
+def test_published_marks_are_hollow_and_joined_by_nothing(tmp_path):
+    over = published.choose(published.read(), ["HiFiC", "ELIC"])
+    points = table().assign(ms_ssim=lambda t: 1 - 1.2 / t["psnr_db"])
+    drawn = figures.draw(points, card("rate-psnr"), tmp_path, figures.Options(formats=["svg"], published=over))
+    svg = drawn.files[0].read_text(encoding="utf-8")
+    group = re.search(r'<g id="published-HiFiC">(.*?)</g>\s*</g>', svg, re.S).group(1)
+    assert group.count("<use ") == 3 and "stroke-dasharray" not in group
+    assert "fill: #ffffff; stroke: #4a4a4a" in svg
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    assert {"HiFiC", "ELIC", "ELIC small"} <= {*texts}
+    drawn = figures.draw(points, card("rate-fid"), tmp_path, figures.Options(formats=["svg"], published=over))
+    assert len(drawn.not_overlaid) == 1 and "published-" not in drawn.files[0].read_text(encoding="utf-8")
+
+
+def test_ms_ssim_is_drawn_on_an_axis_that_ends_at_one(tmp_path):
+    points = table().assign(ms_ssim=lambda t: 1 - 10 ** -((t["psnr_db"] - 18) / 10))
+    svg = figures.draw(points, card("rate-ms-ssim"), tmp_path, SVG).files[0].read_text(encoding="utf-8")
+    ticks = [text for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg) if re.fullmatch(r"0\.\d+", text)]
+    assert {"0.8", "0.9", "0.95"} <= {*ticks} and "0.85" not in ticks
+
+
+def test_width_of_the_page_can_be_asked_for(tmp_path):
+    options = figures.Options(formats=["png"], width="full")
+    for name, points in (("rate-fid", table()), ("realism-distortion", decoders())):
+        picture = Image.open(figures.draw(points, card(name), tmp_path, options).files[0])
+        assert picture.width == round(6.9 * 300)
+    with pytest.raises(BadRequest, match='no width "ful"; did you mean "full"'):
+        figures.draw(table(), card(), tmp_path, figures.Options(width="ful"))
+
+
+def test_latex_captions_are_escaped_and_name_the_figure(tmp_path):
+    text = figures.draw(table(), card(note="50 % & more_less"), tmp_path, SVG).files[-1].read_text(encoding="utf-8")
+    assert text.startswith(
+        "% \\includegraphics{rate-fid-kodak.pdf}\n\\caption{%\n  \\textbf{Rate against realism on kodak.} 50 \\% "
+    )
+    assert r"\& more\_less" in text and r"256$\times$256" in text and "kodak-ab12cd34" in text
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+
+
+LEDGERED = """
+class Parts:
+    def __init__(self, short=False):
+        self.short = short
+
+    def encode(self, image): ...
+    def decode(self, stream, *, seed): ...
+
+    def ledger(self, stream):
+        return {"header": 4, "hyper-latents": 10, "latents": len(stream) - 14 - self.short}
+"""
+
+
+@pytest.fixture
+def ledgered(tmp_path):
+    """Codec cards and stored streams: "parts" tells what its streams consist of, "user" decodes them, jpeg does neither."""
+    (tmp_path / "codecs").mkdir()
+    (tmp_path / "ledgered_codec.py").write_text(LEDGERED)
+    heads = {"parts": 'kind = "autoencoder"', "user": 'kind = "diffusion"\nstreams = "parts"'}
+    for codec, head in heads.items():
+        (tmp_path / "codecs" / f"{codec}.toml").write_text(
+            f'id = "{codec}"\nadapter = "ledgered_codec:Parts"\n{head}\n'
+            '[[points]]\nid = "q1"\n[[points]]\nid = "q2"\n[[points]]\nid = "bad"\noptions = { short = true }\n'
+        )
+    rows = []
+    for codec, point, length in (("parts", "q1", 20), ("parts", "q2", 50), ("user", "q1", 20), ("jpeg", "q4", 9)):
+        row = table().iloc[0].to_dict() | dict(codec=codec, title=codec.title(), point=point, images=2, pixels=1000)
+        rows.append(row | dict(bytes=2 * length, bpp=16 * length / 1000, kind="autoencoder"))
+    for key, (point, length) in enumerate((("q1", 20), ("q2", 50), ("q2", 51)), 10):
+        image = dict(image=0, name="a", width=10, height=10, bytes=length, encode_s=0.1, status="ok", error=None)
+        streams = pa.Table.from_pylist([image | dict(stream=b"s" * length)] * 2, schema=store.STREAMS)
+        store.write_table(tmp_path / "streams" / f"parts-{point}-kodak-{key:016x}.parquet", streams, {})
+    return pd.DataFrame(rows), figures.Options(
+        formats=["svg"], known=find_cards(CodecCard, [tmp_path]), results=tmp_path
+    )
+
+
+def test_ledger_shows_what_the_codec_tells_of_its_stored_streams(ledgered, tmp_path):
+    points, options = ledgered
+    data = ledger_data(points, card("ledger"), "kodak", "Kodak", options.known, tmp_path)
+    assert [(bar.codec, bar.point) for bar in data.bars] == [("parts", "q1"), ("parts", "q2")]
+    assert data.parts == ("header", "hyper-latents", "latents") and data.facts[0] == "2 images"
+    for bar, bytes_ in zip(data.bars, (40, 100), strict=True):
+        assert bar.bpp == pytest.approx(8 * bytes_ / 1000)
+        assert bar.parts == pytest.approx({"header": 0.064, "hyper-latents": 0.16, "latents": 8 * (bytes_ - 28) / 1000})
+    svg = figures.draw(points, card("ledger"), tmp_path / "drawn", options).files[0].read_text(encoding="utf-8")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    assert {"header", "hyper-latents", "latents", "Parts"} <= {*texts}
+    assert any("20 / 50 / 30" in text for text in texts) and any("8.0 / 20 / 72" in text for text in texts)
+
+
+def test_a_ledger_that_does_not_add_up_or_has_no_streams_is_refused(ledgered, tmp_path):
+    points, options = ledgered
+    (tmp_path / "streams" / f"parts-q1-kodak-{10:016x}.parquet").rename(
+        tmp_path / "streams" / f"parts-bad-kodak-{10:016x}.parquet"
+    )
+    with pytest.raises(BadRequest, match=r"parts bad: ledger\(\) accounts for 19 of 20 bytes; mend the codec"):
+        ledger_data(points.replace("q1", "bad"), card("ledger"), "kodak", "Kodak", options.known, tmp_path)
+    data = ledger_data(points, card("ledger"), "kodak", "Kodak", options.known, tmp_path)
+    assert [bar.point for bar in data.bars] == ["q2"] and data.notes == ("parts q1: its streams are not stored",)
+    with pytest.raises(Unavailable, match="no codec measured there tells the parts"):
+        figures.draw(points[points["codec"] != "parts"], card("ledger"), tmp_path, options)
+
+
+def overlaps(a, b):
+    return min(a[2], b[2]) - max(a[0], b[0]) > 0 and min(a[3], b[3]) - max(a[1], b[1]) > 0
+
+
+def test_free_labels_avoid_marks_each_other_and_the_edge():
+    rng = np.random.default_rng(3)
+    marks = rng.uniform(20, 480, (40, 2))
+    anchors = [[tuple(mark) for mark in marks[4 * i : 4 * i + 4]] for i in range(10)]
+    room = (0, 0, 500, 500)
+    placed = layout.place([(60, 12)] * 10, anchors, marks, room, 4)
+    boxes = [box for box, _ in placed]
+    assert not any(overlaps(a, b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(box[0] >= 0 and box[1] >= 0 and box[2] <= 500 and box[3] <= 500 for box in boxes)
+    assert not any((box[0] < x < box[2]) and (box[1] < y < box[3]) for box in boxes for x, y in marks)
+    assert all(anchor in own for (_, anchor), own in zip(placed, anchors, strict=True))
+    assert placed == layout.place([(60, 12)] * 10, anchors, marks, room, 4)
+
+
+def test_labels_of_a_crowded_plane_do_not_overlap():
+    points = decoders()
+    over = published.choose(published.read(), ["HiFiC", "MS-ILLM", "MRIC", "DIRAC", "HFD"])
+    points = points.assign(dataset="clic", fid_label="FID", fid=points["fid"] / 4, psnr_db=points["psnr_db"] + 3)
+    data = figure_data(points, card("realism-distortion"), "clic", published=over)
+    assert len(data.overlays) > 5
+    with figures.rc_context(figures.RC):
+        figure = figures._figure(data, figures.inks(points), "column", "hfdbench")
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        labels = [text for text in figure.texts if (text.get_gid() or "").startswith("label-")]
+        boxes = [text.get_window_extent(renderer).extents for text in labels]
+    assert len(boxes) == len(data.overlays) + len(data.curves) + len(data.ties)
+    assert not any(overlaps(a, b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(box[0] >= 0 and box[2] <= figure.bbox.x1 for box in boxes)
+
+
 def test_labels_of_many_codecs_do_not_overlap():
     points = pd.concat(
         [table().query("codec == 'jpeg'").assign(codec=f"codec-{i:02}", title=f"Codec {i:02}") for i in range(24)]
@@ -312,6 +523,60 @@ def test_markdown_and_latex_escape_what_would_break_them():
     latex = tables.render(printed(), "latex", ["codec", "psnr_db", "note"])
     assert r"\begin{tabular}{lrl}" in latex and r"psnr\_db" in latex and r"\toprule" in latex
     assert r"jpeg & 24.60 & a|b\_50\% \& \{c\} \\" in latex
+
+
+def at_one_rate():
+    return pd.DataFrame(
+        [
+            dict(codec="a", point="1", dataset="kodak", bpp=0.100, psnr_db=30.0, fid=9.0, fid_id="i", decode_s=1.0),
+            dict(codec="b", point="1", dataset="kodak", bpp=0.104, psnr_db=29.0, fid=4.0, fid_id="i", decode_s=2.0),
+            dict(codec="a", point="2", dataset="kodak", bpp=0.106, psnr_db=31.0, fid=8.0, fid_id="i", decode_s=1.0),
+            dict(codec="c", point="1", dataset="kodak", bpp=0.200, psnr_db=33.001, fid=3.0, fid_id="i", decode_s=1.0),
+            dict(codec="b", point="2", dataset="kodak", bpp=0.200, psnr_db=33.002, fid=2.0, fid_id="j", decode_s=3.0),
+        ]
+    )
+
+
+def test_the_best_value_at_each_rate_is_bold():
+    columns = ["codec", "point", "bpp", "psnr_db", "fid", "decode_s"]
+    lines = tables.render_points(at_one_rate(), "markdown", columns).splitlines()
+    assert lines[2:7] == [
+        "| a | 1 | 0.1000 | **30.00** | 9.00 | 1.00 |",
+        "| b | 1 | 0.1040 | 29.00 | **4.00** | 2.00 |",
+        "| a | 2 | 0.1060 | 31.00 | 8.00 | 1.00 |",  # 6 % above the lowest: another rate, and alone there
+        "| b | 2 | 0.2000 | **33.00** | 2.00 | 3.00 |",  # equal as printed; of two fingerprints no FID is best
+        "| c | 1 | 0.2000 | **33.00** | 3.00 | 1.00 |",
+    ]
+    assert "within 5 %" in lines[-1]
+    latex = tables.render_points(at_one_rate(), "latex", columns)
+    assert r"a & 1 & 0.1000 & \textbf{30.00} & 9.00 & 1.00 \\" in latex and latex.count(r"\addlinespace") == 2
+    assert "**" not in tables.render_points(at_one_rate(), "table", columns)
+
+
+def test_intervals_stand_beside_their_values_and_read_back():
+    def intervals(points, column):
+        known = column in ("psnr_db", "fid")
+        return pd.DataFrame({"lo": points[column] - 1, "hi": points[column] + 2}) * (1 if known else np.nan)
+
+    columns = ["codec", "point", "psnr_db", "fid", "decode_s"]
+    shuffled = at_one_rate().iloc[::-1]
+    text = tables.render_points(shuffled, "table", columns, intervals)
+    assert "30.00 [29.00, 32.00]  9.00 [8.00, 11.00]      1.00" in text
+    assert "**30.00** [29.00, 32.00]" in tables.render_points(shuffled, "markdown", columns, intervals)
+    assert r"\textbf{4.00} {\scriptsize [3.00, 6.00]}" in tables.render_points(shuffled, "latex", columns, intervals)
+    records = json.loads(tables.render_points(shuffled, "json", columns, intervals))
+    assert list(records[0]) == [
+        "codec",
+        "point",
+        "psnr_db",
+        "psnr_db_lo",
+        "psnr_db_hi",
+        "fid",
+        "fid_lo",
+        "fid_hi",
+        "decode_s",
+    ]
+    assert records[-1]["fid_lo"] == 8.0 and records[-1]["codec"] == "a"
 
 
 def test_unknown_format_or_column_is_refused_with_the_nearest():

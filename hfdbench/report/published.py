@@ -107,8 +107,8 @@ def read_file(path: Path) -> pd.DataFrame:
         frame[column] = frame[column].fillna("").astype(str)
     for column in NUMBERS:
         frame[column] = _numbers(path, frame, column)
-    for index, row in frame.iterrows():
-        _check(f"{path}, row {index + 2}", row)
+    for place, row in enumerate(frame.to_dict("records")):
+        _check(f"{path}, row {place + 2}", row)
     return frame.assign(file=str(path))
 
 
@@ -124,7 +124,7 @@ def _numbers(path: Path, frame: pd.DataFrame, column: str) -> pd.Series:
     return numbers
 
 
-def _check(place: str, row: pd.Series) -> None:
+def _check(place: str, row: Mapping) -> None:
     for column in TEXT:
         if column not in OPTIONAL and not row[column]:
             raise BadRequest(f"{place}: {column} is empty; every point needs one")
