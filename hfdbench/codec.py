@@ -7,7 +7,8 @@ A constructor parameter named `weights` receives the paths of the point's weight
 named `device` receives "cpu" or "cuda". A constructor raises Unavailable when something it needs is not installed,
 before it does anything slow; encode raises CodecError for an image it cannot code; decode raises StreamError for a
 stream it cannot honour. Optional: `ledger(stream) -> dict[str, int]`, the bytes of a stream by what they are for, which
-add up to it; figures of what streams consist of show it.
+add up to it; figures of what streams consist of show it. Optional: `decode_batch(streams, *, seed) -> list of images`,
+the pixels that decode gives for each alone; the pipeline does not call it, `hfdbench conform` holds it to that.
 """
 
 import hashlib

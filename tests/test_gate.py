@@ -21,21 +21,19 @@ from hfdbench.pipeline import run
 from hfdbench.plan import Request
 from hfdbench.report import gate, uncertainty
 
-HERE = Path(__file__).parent
 CARD = choose(GateCard, ["default"])[0]
 JPEG = "hfdbench.adapters.pillow:JPEG"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def offline(tmp_path_factory):
-    """No Inception; adapters of tests are found by workers."""
+    """No Inception."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("HFDBENCH_INCEPTION", "HFDBENCH_DATA"):
             patch.delenv(name, raising=False)
         patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
         for name in ("https_proxy", "HTTPS_PROXY"):
             patch.setenv(name, "http://127.0.0.1:9")
-        patch.setenv("PYTHONPATH", str(HERE))
         yield
 
 

@@ -2,7 +2,11 @@
 
 Conventions: a frame is two big-endian lengths (4 and 8 bytes), a JSON header and raw bytes; requests come in on standard
 input, answers go out on standard output. Requests: load (card, source, point, device, threads), encode (shape; pixels),
-decode (seed; stream). Answers: ok, encode_s or decode_s, shape; or error (type, message). A time is that of the one call.
+decode (seed; stream), decode_batch (seed, lengths; streams), usage. Answers: ok, encode_s or decode_s, shape or shapes,
+peak_bytes, touched and batched; or error (type, message). A time is that of the one call.
+
+Watched (HFDBENCH_WATCH, the start of the watch in seconds), the process notes which files outside its folder Python writes,
+and which younger than the watch it reads: how `hfdbench conform` finds side files.
 """
 
 import json
@@ -13,6 +17,7 @@ import struct
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -47,6 +52,7 @@ def main() -> None:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
     threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    touched = _watch() if "HFDBENCH_WATCH" in os.environ else []
     codec = None
     while True:
         try:
@@ -58,6 +64,11 @@ def main() -> None:
                 codec = None  # free the last one first
                 codec = _load(header)
                 send(answers, {"ok": True})
+            elif header["do"] == "usage":
+                send(
+                    answers,
+                    {"peak_bytes": _peak_bytes(), "touched": touched, "batched": hasattr(codec, "decode_batch")},
+                )
             else:
                 send(answers, *_call(codec, header, body))
         except (KeyboardInterrupt, BrokenPipeError):
@@ -79,6 +90,48 @@ def _leave() -> NoReturn:
     if own := os.environ.get("HFDBENCH_WORKER"):
         shutil.rmtree(own, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
+
+
+def _watch() -> list[str]:
+    """Begin to note files; the list of "writes PATH" and "reads PATH" that grows from now on."""
+    began, own, touched = float(os.environ["HFDBENCH_WATCH"]), os.environ["HFDBENCH_WORKER"], []
+    harmless = (own, "/dev/null", "/dev/tty", "/dev/nvidia", "/proc/")
+    places = {"os.mkdir": 0, "os.rename": 1, "os.link": 1, "os.symlink": 1, "sqlite3.connect": 0}
+
+    def note(event: str, arguments: tuple) -> None:
+        if event == "open":
+            path, _, flags = arguments
+            writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        elif event in places:
+            path, writes = arguments[places[event]], True
+        else:
+            return
+        if not isinstance(path, str | bytes):
+            return  # an open file
+        path = os.path.abspath(os.fsdecode(path))
+        if path.startswith(harmless) or "__pycache__" in path:
+            return
+        with suppress(OSError):
+            if writes or (os.path.isfile(path) and os.stat(path).st_ctime > began):
+                told = f"{'writes' if writes else 'reads'} {path}"
+                if told not in touched:
+                    touched.append(told)
+
+    sys.addaudithook(note)
+    return touched
+
+
+def _peak_bytes() -> int:
+    """Largest resident set so far, of this process or of a program it ran."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        own = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) << 10
+    except (OSError, StopIteration):
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
+    return max(own, peak)
 
 
 def _load(header: dict) -> Any:
@@ -103,13 +156,24 @@ def _call(codec: Any, header: dict, body: bytes) -> tuple[dict, bytes | memoryvi
         if not isinstance(stream, bytes | bytearray):
             raise TypeError(f"encode returned {type(stream).__name__}, not bytes")
         return {"ok": True, "encode_s": encode_s}, bytes(stream)
+    if header["do"] == "decode_batch":
+        streams = np.split(np.frombuffer(body, np.uint8), np.cumsum(header["lengths"])[:-1])
+        images = codec.decode_batch([stream.tobytes() for stream in streams], seed=header["seed"])
+        return {"ok": True, "shapes": [image.shape for image in images]}, b"".join(map(_pixels, images))
     start = time.perf_counter()
     image = codec.decode(body, seed=header["seed"])
     decode_s = time.perf_counter() - start
+    return {"ok": True, "decode_s": decode_s, "shape": image.shape}, _pixels(image)
+
+
+def _pixels(image: Any) -> memoryview:
+    """The samples of what decode returned. Raises TypeError when that is no image."""
+    import numpy as np
+
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise TypeError(f"decode returned {what}, not uint8 H x W x 3")
-    return {"ok": True, "decode_s": decode_s, "shape": image.shape}, np.ascontiguousarray(image).data.cast("B")
+    return np.ascontiguousarray(image).data.cast("B")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from ..cards import CodecCard
 from .worker import receive, send
 
 HIDDEN = ("HFDBENCH_DATA", "HFDBENCH_INCEPTION", "PWD", "OLDPWD")  # what would tell a codec where the pictures are
+CACHES = {"TORCH_HOME": "torch", "HF_HOME": "huggingface"}  # in the user's cache folder
 J, R = TypeVar("J"), TypeVar("R")
 
 
@@ -42,11 +43,12 @@ class Pool:
     """Processes of one role ("encoder" or "decoder"), each asked by one thread at a time.
 
     A process starts when it is first needed, in a fresh empty folder with a temporary folder of its own, both removed
-    with it; points of one card share it, another card gets a new one.
+    with it; points of one card share it, another card gets a new one. `watch_s`: time since which a side file counts
+    as one; the processes are then watched (see worker) and get a home folder of their own, too.
     """
 
-    def __init__(self, role: str, count: int, device: str, timeout_s: float | None):
-        self.role, self.count, self.device, self.timeout_s = role, count, device, timeout_s
+    def __init__(self, role: str, count: int, device: str, timeout_s: float | None, watch_s: float | None = None):
+        self.role, self.count, self.device, self.timeout_s, self.watch_s = role, count, device, timeout_s, watch_s
         self._all = [_Process(self) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         for process in self._all:
@@ -109,6 +111,8 @@ class _Process:
             environment |= {"TMPDIR": str(self._folder / "tmp"), "HFDBENCH_WORKER": str(self._folder)}
             environment |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
             environment["PYTHONPATH"] = os.pathsep.join(str(Path(p).resolve()) for p in sys.path if Path(p).exists())
+            if self._pool.watch_s is not None:
+                environment |= _away_from_home(self._folder / "home") | {"HFDBENCH_WATCH": str(self._pool.watch_s)}
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by stop)
             # A session of its own: Ctrl-C reaches the run alone, and the codec's own programs die with the worker.
             self._popen = subprocess.Popen(
@@ -165,6 +169,14 @@ class _Process:
                     file.close()
             self._errors.close()
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _away_from_home(home: Path) -> dict[str, str]:
+    """The environment of a process with an empty home, that still finds what torch and Hugging Face have downloaded."""
+    home.mkdir()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    found = {name: os.environ.get(name) or str(cache / folder) for name, folder in CACHES.items()}
+    return {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache"), **found}
 
 
 def _kill(popen: subprocess.Popen) -> None:
