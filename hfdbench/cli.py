@@ -151,6 +151,40 @@ def run(
 
 
 @app.command()
+def match(
+    codec: Annotated[str, typer.Argument(help="Classical codec id.")],
+    to: Annotated[str, typer.Option("--to", help="Codec whose stored points it is to match in bytes.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Dataset id or folder:PATH.")],
+    point: Annotated[list[str] | None, typer.Option("--point", help="Only these points of the other.")] = None,
+    tolerance: Annotated[float, typer.Option("--tolerance", min=1e-4, help="Of the bytes, as a share.")] = 0.01,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N images.")] = None,
+    out: Out = Path("results"),
+    workers: Workers = 1,
+    inception: Inception = None,
+    data_root: DataRoot = None,
+    cards: Cards = None,
+) -> None:
+    """Solve a classical codec's quality for another's bytes, write the card of that, and measure it."""
+    from dataclasses import replace
+
+    from . import pipeline
+    from .cards import CodecCard, choose, read_card
+    from .pipeline import match as matching
+    from .plan import Request
+
+    known = dict(out=out, limit=limit, workers=workers, inception=inception, data_root=data_root, cards=tuple(cards or ()))
+    request = Request(tuple(choose(CodecCard, [codec], cards or ())), (dataset,), points=tuple(point or ()), **known)
+    with Bar() as progress:
+        matched = matching.match(request, to, progress, tolerance)
+        print(f"{matched.card}", file=sys.stderr)
+        for name, reason in matched.left_out:
+            print(f"no match for {to} {name}: {reason}", file=sys.stderr)
+        solved = replace(request, codecs=(read_card(matched.card, CodecCard),), points=())
+        summary = pipeline.run(solved, progress)
+    tell([summary])
+
+
+@app.command()
 def score(
     codec: Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")] = None,
     dataset: Annotated[
@@ -272,7 +306,9 @@ def report(
         return
     points = filtered(store.points(out), codec, dataset)
     titles = {card.id: card.title for card in find_cards(DatasetCard, cards or ()).values() if card.title}
-    over = others.choose(others.read(out), published_system or ()) if published or published_system else None
+    over = others.read(out) if published or published_system else None
+    if over is not None:
+        others.choose(over, published_system or ())  # refuse an unknown name before anything is drawn
     options = figures.Options(
         formats=tuple(form) if form else figures.FORMATS,
         dataset_titles={name: titled(name, titles) for name in set(points["dataset"])},
@@ -281,6 +317,7 @@ def report(
         width=width,
         intervals=None if bands is False else curves.stored_intervals(out, slow=bool(bands)),
         published=over,
+        systems=tuple(published_system or ()),
         results=out,
     )
     drawn = figures.draw_all(points, wanted, to, options)

@@ -192,7 +192,19 @@ def test_one_command_after_run_draws_a_pdf_with_overlays(tmp_path):
     frame = frame.fillna({name: 0 for name in frame if pa.types.is_integer(store.POINTS.field(name).type)})
     kept = pa.Table.from_pandas(frame.assign(device="cpu"), schema=store.POINTS, preserve_index=False)
     store.write_table(tmp_path / "points" / "hfd.parquet", kept, {})
-    asked = ["report", "--published", "--format", "pdf", "--width", "full", "--out", str(tmp_path), "--to"]
+    asked = [
+        "report",
+        "rate-fid",
+        "fid-cost",
+        "--published",
+        "--format",
+        "pdf",
+        "--width",
+        "full",
+        "--out",
+        str(tmp_path),
+        "--to",
+    ]
     result = CliRunner().invoke(app, [*asked, str(tmp_path / "figures")])
     assert result.exit_code == 0, result.output
     assert f"{tmp_path / 'figures' / 'rate-fid-clic.pdf'}" in result.stdout.splitlines()

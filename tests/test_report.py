@@ -281,6 +281,17 @@ def test_a_known_metric_that_was_not_computed_is_unavailable_not_unknown():
         figure_data(table(), card("fid-evaluations"), "kodak")
 
 
+def test_fd_mini_has_a_fingerprint_of_its_own():
+    points = table().assign(fd_mini=lambda t: t["fid"] * 3, fd_mini_id="mini-1", fid_id=None)
+    data = figure_data(points, card("rate-fd-mini"), "kodak")
+    assert "fingerprint mini-1" in data.facts and not any("Inception" in text for text in (data.y.title, *data.facts))
+    points.loc[points["codec"] == "jpeg", "fd_mini_id"] = "mini-2"
+    with pytest.raises(BadRequest, match=r"mini-1: .*mini-2: jpeg"):
+        figure_data(points, card("rate-fd-mini"), "kodak")
+    with pytest.raises(Unavailable, match="scored without it; hfdbench score"):
+        figure_data(points.assign(fd_mini=None), card("rate-fd-mini"), "kodak")
+
+
 def test_bands_are_those_given_and_drawn_in_the_codecs_colour(tmp_path):
     def intervals(points, column):
         assert column == "fid"
@@ -306,16 +317,16 @@ def test_intervals_come_from_the_store_and_only_where_they_take_seconds(tmp_path
 
 
 def test_published_marks_are_hollow_and_joined_by_nothing(tmp_path):
-    over = published.choose(published.read(), ["HiFiC", "ELIC"])
+    over = dict(published=published.read(), systems=["HiFiC", "ELIC"])
     points = table().assign(ms_ssim=lambda t: 1 - 1.2 / t["psnr_db"])
-    drawn = figures.draw(points, card("rate-psnr"), tmp_path, figures.Options(formats=["svg"], published=over))
+    drawn = figures.draw(points, card("rate-psnr"), tmp_path, figures.Options(formats=["svg"], **over))
     svg = drawn.files[0].read_text(encoding="utf-8")
     group = re.search(r'<g id="published-HiFiC">(.*?)</g>\s*</g>', svg, re.S).group(1)
     assert group.count("<use ") == 3 and "stroke-dasharray" not in group
     assert "fill: #ffffff; stroke: #4a4a4a" in svg
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
-    assert {"HiFiC", "ELIC", "ELIC small"} <= {*texts}
-    drawn = figures.draw(points, card("rate-fid"), tmp_path, figures.Options(formats=["svg"], published=over))
+    assert {"HiFiC", "ELIC", "ELIC small"} <= {*texts} and "VTM" not in texts
+    drawn = figures.draw(points, card("rate-fid"), tmp_path, figures.Options(formats=["svg"], **over))
     assert len(drawn.not_overlaid) == 1 and "published-" not in drawn.files[0].read_text(encoding="utf-8")
 
 
@@ -391,7 +402,7 @@ def test_ledger_shows_what_the_codec_tells_of_its_stored_streams(ledgered, tmp_p
         assert bar.parts == pytest.approx({"header": 0.064, "hyper-latents": 0.16, "latents": 8 * (bytes_ - 28) / 1000})
     svg = figures.draw(points, card("ledger"), tmp_path / "drawn", options).files[0].read_text(encoding="utf-8")
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
-    assert {"header", "hyper-latents", "latents", "Parts"} <= {*texts}
+    assert {"header", "hyper-latents", "latents", " Parts"} <= {*texts}
     assert any("20 / 50 / 30" in text for text in texts) and any("8.0 / 20 / 72" in text for text in texts)
 
 
@@ -433,7 +444,7 @@ def test_labels_of_a_crowded_plane_do_not_overlap():
     data = figure_data(points, card("realism-distortion"), "clic", published=over)
     assert len(data.overlays) > 5
     with figures.rc_context(figures.RC):
-        figure = figures._figure(data, figures.inks(points), "column", "hfdbench")
+        figure = figures._figure(data, figures.inks(points), "column", "hfdbench", figures.hollow_marks(over["system"]))
         renderer = FigureCanvasAgg(figure).get_renderer()
         labels = [text for text in figure.texts if (text.get_gid() or "").startswith("label-")]
         boxes = [text.get_window_extent(renderer).extents for text in labels]
@@ -448,7 +459,7 @@ def test_labels_of_many_codecs_do_not_overlap():
     )
     data = figure_data(points, card(), "kodak")
     with figures.rc_context(figures.RC):
-        figure = figures._figure(data, figures.inks(points), "column", "hfdbench")
+        figure = figures._figure(data, figures.inks(points), "column", "hfdbench", {})
         renderer = FigureCanvasAgg(figure).get_renderer()
         labels = [text for text in figure.axes[0].texts if (text.get_gid() or "").startswith("label-")]
         boxes = sorted((text.get_window_extent(renderer) for text in labels), key=lambda box: box.y0)

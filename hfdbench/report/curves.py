@@ -300,6 +300,8 @@ def _nothing(card: FigureCard, dataset: str, rows: pd.DataFrame, notes: list[str
     reason = f'figure "{card.id}": no point of {dataset} has both {card.x} and {card.y}'
     if _is_fingerprinted(card) and not rows[card.y].notna().any() and len(rows):
         return Unavailable(f"{reason}: scored without Inception weights", "hfdbench score --inception PATH")
+    if card.y in IDENTITIES and len(rows):
+        return Unavailable(f"{reason}: scored without it", "hfdbench score")
     codec = card.codecs[0] if card.codecs else "jpeg"
     return Unavailable(f"{reason} ({'; '.join(notes)})", f"hfdbench run --codec {codec} --dataset {dataset}")
 
@@ -331,7 +333,8 @@ def _facts(rows: pd.DataFrame, card: FigureCard) -> tuple[str, ...]:
         few = patches < ENOUGH_PATCHES and "fid" in (card.x, card.y)
         facts.append(f"{patches:,} patches" + few * ": FID biased upwards, compare only within this figure")
         rules.append(f"{first['fid_protocol']}: {PROTOCOLS.get(first['fid_protocol'], 'own protocol')}")
-        rules.append(f"fingerprint {first['fid_id']}")
+    ids = dict.fromkeys(IDENTITIES[axis] for axis in (card.x, card.y) if axis in IDENTITIES)
+    rules += [f"fingerprint {rows[column].iloc[0]}" for column in ids if column in rows]
     return (*facts, *rules)
 
 

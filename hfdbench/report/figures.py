@@ -6,7 +6,6 @@ of Matplotlib as they were and needs no display. Ours are filled marks in the co
 kind; published numbers are hollow, grey and never joined.
 """
 
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,7 +26,7 @@ from ..errors import BadRequest, Unavailable, unknown
 from . import captions, layout
 from .curves import Axis, Curve, FigureData, datasets, figure_data
 from .ledger import LedgerData, ledger_data
-from .published import Overlay
+from .published import Overlay, choose
 
 FORMATS = ("pdf", "svg", "png")
 WIDTH_IN = {"column": 3.35, "full": 6.9}  # CVPR: 3.25 and 6.875; Elsevier and IEEE within 4 %
@@ -59,7 +58,7 @@ STYLES = {
     "diffusion": Style("solid", 1.5, ("#D55E00", "#A50026", "#FF8C69", "#7A3B00", "#E8A33D", "#C2185B"), "*Ph^s8"),
     "flow": Style((0, (7, 1)), 1.4, ("#EE3377", "#994F88", "#CC6677"), "X*d"),
 }
-HOLLOW = "os^Dv>p<hPX8d*"
+HOLLOW = (*"os^Dv>p<hPX8d*H", (4, 1, 0), (6, 1, 0), (4, 1, 45))
 HOLLOW_COLOUR = "#4A4A4A"
 PARTS = ("#A50026", "#E8A33D", "#4E79A7", "#7F7F7F", "#59A14F", "#9467BD")  # of a stream, in its order
 MARKER_SIZE = {"P": 4.2, "X": 4.2, "*": 6.5}  # a star covers less than a square as wide
@@ -127,8 +126,8 @@ class Options:
     """How figures are drawn, beyond their cards.
 
     known: the codecs that have a card, by id: they steady the colours and tell ledgers; commit: of the data, printed
-    below; width: instead of the card's; intervals: (points, column) -> lo and hi, for bands; published: points of others
-    to lay over; results: folder of the stored streams, for ledgers.
+    below; width: instead of the card's; intervals: (points, column) -> lo and hi, for bands; published: all points of
+    others, to lay over, of these `systems` when some are named; results: folder of the stored streams, for ledgers.
     """
 
     formats: Sequence[str] = FORMATS
@@ -138,7 +137,13 @@ class Options:
     width: str | None = None
     intervals: Callable[[pd.DataFrame, str], pd.DataFrame] | None = None
     published: pd.DataFrame | None = None
+    systems: Sequence[str] = ()
     results: Path = Path("results")
+
+
+def hollow_marks(systems: Iterable[str]) -> dict[str, str | tuple]:
+    """The mark of every published system, the same in every figure; the last of very many share one."""
+    return {system: HOLLOW[place % len(HOLLOW)] for place, system in enumerate(sorted(set(systems)))}
 
 
 def draw_all(points: pd.DataFrame, cards: Iterable[FigureCard], out: Path, options: Options = Options()) -> Drawn:
@@ -175,6 +180,7 @@ def draw(
     if options.width not in (None, *WIDTH_IN):
         raise unknown("width", options.width, WIDTH_IN)
     width = options.width or card.width
+    marks = {} if options.published is None else hollow_marks(options.published["system"])
     every = [_data(points, card, dataset, options) for dataset in datasets(points, card)]
     ink = inks(points, {codec.id: codec.kind for codec in (options.known or {}).values()})
     out.mkdir(parents=True, exist_ok=True)
@@ -185,7 +191,7 @@ def draw(
             if isinstance(data, LedgerData):
                 figure = _ledger_figure(data, width, captions.source(options.commit))
             else:
-                figure = _figure(data, ink, width, captions.source(options.commit))
+                figure = _figure(data, ink, width, captions.source(options.commit), marks)
             for name in options.formats:
                 files.append(out / f"{stem}.{name}")
                 figure.savefig(files[-1], format=name, dpi=300, metadata=METADATA[name])
@@ -208,11 +214,13 @@ def _data(points: pd.DataFrame, card: FigureCard, dataset: str, options: Options
         dataset_titles=options.dataset_titles,
         known=known,
         intervals=options.intervals,
-        published=options.published,
+        published=None if options.published is None else choose(options.published, options.systems),
     )
 
 
-def _figure(data: FigureData, ink: Mapping[str, Ink], width: str, source: str) -> Figure:
+def _figure(
+    data: FigureData, ink: Mapping[str, Ink], width: str, source: str, marks: Mapping[str, str | tuple]
+) -> Figure:
     figure = Figure()
     FigureCanvasAgg(figure)
     page_in = WIDTH_IN[width]
@@ -236,7 +244,6 @@ def _figure(data: FigureData, ink: Mapping[str, Ink], width: str, source: str) -
         _draw_curve(axes, curve, ink[curve.codec], thin=bool(data.ties))
     for tie in data.ties:
         axes.plot(tie.x, tie.y, color="#BDBDBD", linewidth=0.7, zorder=1.5, gid="tie")
-    marks = _hollow_marks([overlay.system for overlay in data.overlays])
     for overlay in data.overlays:
         _draw_overlay(axes, overlay, marks[overlay.system], 1 if len(data.overlays) < 8 else 0.75)
     _set_axis(axes, data.x, "x")
@@ -291,17 +298,7 @@ def _draw_curve(axes: Axes, curve: Curve, ink: Ink, thin: bool) -> None:
             axes.vlines(curve.x[place], *curve.band[place], color=ink.colour, alpha=0.5, linewidth=0.8, zorder=1.8)
 
 
-def _hollow_marks(systems: Sequence[str]) -> dict[str, str]:
-    """A mark per published system, by its name, so that it is the same in every figure; a taken one gives way."""
-    chosen: dict[str, str] = {}
-    for system in sorted(set(systems)):
-        first = zlib.crc32(system.encode()) % len(HOLLOW)
-        turned = HOLLOW[first:] + HOLLOW[:first]
-        chosen[system] = next((mark for mark in turned if mark not in chosen.values()), turned[0])
-    return chosen
-
-
-def _draw_overlay(axes: Axes, overlay: Overlay, mark: str, scale: float) -> None:
+def _draw_overlay(axes: Axes, overlay: Overlay, mark: str | tuple, scale: float) -> None:
     axes.errorbar(
         overlay.x,
         overlay.y,
@@ -383,7 +380,7 @@ def _ledger_figure(data: LedgerData, width: str, source: str) -> Figure:
     for bar, share in zip(data.bars, shares, strict=True):
         if bar.title != last:  # a heading per codec
             y += gap_in * (last is not None) + row_in
-            axes.text(0, y - 0.45 * row_in, bar.title, fontsize=7, va="center", color="#222222")
+            axes.text(0, y - 0.45 * row_in, f" {bar.title}", fontsize=7, va="center", color="#222222")
             last = bar.title
         start = 0.0
         for part, colour in zip(data.parts, _cycled(PARTS, len(data.parts)), strict=True):
