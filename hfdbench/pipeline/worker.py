@@ -159,11 +159,13 @@ def _call(codec: Any, header: dict, body: bytes) -> tuple[dict, bytes | memoryvi
     if header["do"] == "decode_batch":
         streams = np.split(np.frombuffer(body, np.uint8), np.cumsum(header["lengths"])[:-1])
         images = codec.decode_batch([stream.tobytes() for stream in streams], seed=header["seed"])
-        return {"ok": True, "shapes": [image.shape for image in images]}, b"".join(map(_pixels, images))
+        pixels = b"".join(_pixels(image) for image in images)
+        return {"ok": True, "shapes": [image.shape for image in images]}, pixels
     start = time.perf_counter()
     image = codec.decode(body, seed=header["seed"])
     decode_s = time.perf_counter() - start
-    return {"ok": True, "decode_s": decode_s, "shape": image.shape}, _pixels(image)
+    pixels = _pixels(image)
+    return {"ok": True, "decode_s": decode_s, "shape": image.shape}, pixels
 
 
 def _pixels(image: Any) -> memoryview:
