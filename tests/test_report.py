@@ -16,9 +16,11 @@ import pytest
 from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
+from typer.testing import CliRunner
 
 from hfdbench import store
 from hfdbench.cards import CodecCard, FigureCard, bundled_root, find_cards, read_card
+from hfdbench.cli import app
 from hfdbench.errors import BadRequest, Unavailable
 from hfdbench.metrics import METRICS
 from hfdbench.report import figures, layout, published, tables
@@ -276,8 +278,24 @@ def test_evaluations_keep_a_place_for_zero_and_join_sweeps_not_rates(tmp_path):
     assert {"0", "1", "10", "100"} <= {*re.findall(r"<text[^>]*>([^<]*)</text>", svg)}
 
 
+@pytest.mark.parametrize(
+    "bytes_, message", [(None, "no points yet"), (b"PAR1 torn", "damaged .*delete it and run again")]
+)
+def test_report_of_an_empty_or_damaged_folder_is_refused(bytes_, message, tmp_path):
+    if bytes_:
+        (tmp_path / "points").mkdir()
+        (tmp_path / "points" / "torn.parquet").write_bytes(bytes_)
+    result = CliRunner().invoke(
+        app, ["report", "--published", "--out", str(tmp_path), "--to", str(tmp_path / "figures")]
+    )
+    assert isinstance(result.exception, BadRequest) and re.search(message, str(result.exception))
+    assert not (tmp_path / "figures").exists()
+
+
 def test_a_known_metric_that_was_not_computed_is_unavailable_not_unknown():
-    with pytest.raises(Unavailable, match="no point of kodak has both network_evaluations and fid"):
+    with pytest.raises(
+        Unavailable, match=r"no point of kodak has both network_evaluations and fid \(.*: no network_evaluations\)"
+    ):
         figure_data(table(), card("fid-evaluations"), "kodak")
 
 

@@ -106,8 +106,8 @@ def stored_intervals(out: Path, slow: bool = False) -> Callable[[pd.DataFrame, s
     def look_up(points: pd.DataFrame, column: str) -> pd.DataFrame:
         found = pd.DataFrame(math.nan, index=points.index, columns=["lo", "hi"])
         if column in COLUMNS:
-            quick = slow or column not in FINGERPRINTED or not points["fid_patches"].ge(ENOUGH_PATCHES).any()
-            found.update(intervals(out, points if quick else points.head(0), column))
+            every = slow or column not in FINGERPRINTED
+            found.update(intervals(out, points if every else points[points["fid_patches"] < ENOUGH_PATCHES], column))
         return found
 
     return look_up
@@ -298,9 +298,9 @@ def _refuse_mixed(rows: pd.DataFrame, column: str, card: FigureCard, dataset: st
 
 def _nothing(card: FigureCard, dataset: str, rows: pd.DataFrame, notes: list[str]) -> Unavailable:
     reason = f'figure "{card.id}": no point of {dataset} has both {card.x} and {card.y}'
-    if _is_fingerprinted(card) and not rows[card.y].notna().any() and len(rows):
-        return Unavailable(f"{reason}: scored without Inception weights", "hfdbench score --inception PATH")
-    if card.y in IDENTITIES and len(rows):
+    if card.y in IDENTITIES and not rows[card.y].notna().any() and len(rows):
+        if _is_fingerprinted(card):
+            return Unavailable(f"{reason}: scored without Inception weights", "hfdbench score --inception PATH")
         return Unavailable(f"{reason}: scored without it", "hfdbench score")
     codec = card.codecs[0] if card.codecs else "jpeg"
     return Unavailable(f"{reason} ({'; '.join(notes)})", f"hfdbench run --codec {codec} --dataset {dataset}")

@@ -278,9 +278,11 @@ def _write_footer(figure: Figure, lines: Sequence[str]) -> None:
 
 
 def _draw_curve(axes: Axes, curve: Curve, ink: Ink, thin: bool) -> None:
+    """Line, marks and intervals: a band along a line, upright strokes where lines are thin or points stand alone."""
     line = _line(ink)
     line["linewidth"] *= 0.6 if thin else 1
-    for run in curve.joined:
+    alone = [(place,) for place in range(len(curve.x)) if not any(place in run for run in curve.joined)]
+    for run in (*curve.joined, *alone):
         x, y = ([values[place] for place in run] for values in (curve.x, curve.y))
         axes.plot(x, y, gid=f"curve-{curve.codec}", **line)
         banded = [place for place in run if curve.band[place] is not None]
@@ -289,13 +291,6 @@ def _draw_curve(axes: Axes, curve: Curve, ink: Ink, thin: bool) -> None:
             axes.fill_between(x, *bands.T, color=ink.colour, alpha=0.16, linewidth=0, zorder=1.8)
         elif banded:
             axes.vlines(x, *bands.T, color=ink.colour, alpha=0.5, linewidth=0.8, zorder=1.8)
-    loose = sorted(set(range(len(curve.x))) - {place for run in curve.joined for place in run})
-    if loose:
-        x, y = ([values[place] for place in loose] for values in (curve.x, curve.y))
-        axes.plot(x, y, gid=f"curve-{curve.codec}", **{**line, "linestyle": "none"})
-    for place in loose:
-        if curve.band[place] is not None:
-            axes.vlines(curve.x[place], *curve.band[place], color=ink.colour, alpha=0.5, linewidth=0.8, zorder=1.8)
 
 
 def _draw_overlay(axes: Axes, overlay: Overlay, mark: str | tuple, scale: float) -> None:
