@@ -448,7 +448,7 @@ def _set_axis(axes: Axes, axis: Axis, name: str) -> None:
         return
     if axis.log and axis.zero:
         scale("symlog", linthresh=1, linscale=0.5)
-        getattr(axes, f"set_{name}lim")(axis.range or (-0.25, None))
+        getattr(axes, f"set_{name}lim")(axis.range or (-0.7, None))
         ticks.set_major_locator(FixedLocator([0, *(m * 10**e for e in range(5) for m in (1, 2, 5))]))
         ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ticks.set_minor_locator(NullLocator())
