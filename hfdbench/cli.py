@@ -43,6 +43,11 @@ class Thing(StrEnum):
     published = "published"
 
 
+class Exchange(StrEnum):
+    codec_compare = "codec-compare"
+    compressai = "compressai"
+
+
 class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
@@ -512,6 +517,45 @@ def conform(
         print(finding, flush=True)
         failed |= finding.verdict == "FAIL"
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command("export")
+def export_(
+    form: Annotated[Exchange, typer.Argument(help="For which tool.")],
+    run: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"),
+    to: Annotated[Path, typer.Option("--to", help="Folder of the files.")] = Path("export"),
+    codec: Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only these datasets.")] = None,
+) -> None:
+    """Write results as JSON for codec-compare's page or CompressAI's plots."""
+    from .report import interchange
+
+    write = {"codec-compare": interchange.export_codec_compare, "compressai": interchange.export_compressai}[form.value]
+    for path in write(run, to, codec or (), dataset or ()):
+        print(path)
+
+
+@app.command("import")
+def import_(
+    form: Annotated[Exchange, typer.Argument(help="Of which tool: compressai.")],
+    files: Annotated[list[Path], typer.Argument(help="Its results files (JSON).")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Dataset they were measured on: the id of a card.")],
+    system: Annotated[str, typer.Option("--system", help="Name of the system, when the file's is not right.")] = "",
+    variant: Annotated[str, typer.Option("--variant", help="Which curve of it.")] = "",
+    badge: Annotated[str, typer.Option("--badge", help="author-file, re-run or digitised.")] = "re-run",
+    source: Annotated[str, typer.Option("--source", help="Where the file is from: repository and path.")] = "",
+    out: Out = Path("results"),
+    cards: Cards = None,
+) -> None:
+    """Keep others' results as published points, which figures overlay."""
+    from .cards import DatasetCard, choose
+    from .report.interchange import import_compressai
+
+    if form is not Exchange.compressai:
+        raise BadRequest(f"{form.value} files cannot be imported; known: compressai")
+    choose(DatasetCard, [dataset.partition("@")[0]], cards or ())
+    for file in files:
+        print(import_compressai(file, dataset, out, badge=badge, source=source, system=system, variant=variant))
 
 
 @app.command()

@@ -121,17 +121,20 @@ def make_plan(request: Request) -> Plan:
             if not wanted:
                 continue
             try:
-                encodes, decodes = _identity(encoder, point.id), _identity(card, point.id)
+                encodes, decodes = identity(encoder, point.id), identity(card, point.id)
             except Unavailable as error:
                 skipped.extend((f"{card.id}-{point.id}-{dataset.id}", str(error)) for dataset in wanted)
                 continue
             for dataset in wanted:
-                stream_key = key("streams", encodes, __version__, dataset.sha256)
-                trial_key = key("trial", stream_key, decodes, request.seed, device)
-                trials.append(
-                    Trial(card, encoder, point.id, dataset, request.seed, request.device, stream_key, trial_key)
-                )
+                streams = stream_key(encodes, dataset)
+                trial_key = key("trial", streams, decodes, request.seed, device)
+                trials.append(Trial(card, encoder, point.id, dataset, request.seed, request.device, streams, trial_key))
     return Plan(tuple(trials), tuple(skipped))
+
+
+def stream_key(encodes: dict, dataset: "Dataset") -> str:
+    """Key of the streams that a point, told by its `identity`, makes of a dataset."""
+    return key("streams", encodes, __version__, dataset.sha256)
 
 
 def key(*parts: object) -> str:
@@ -139,7 +142,7 @@ def key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _identity(card: CodecCard, point_id: str) -> dict:
+def identity(card: CodecCard, point_id: str) -> dict:
     """What decides the behaviour of a card's point. Raises Unavailable for missing weights, BadRequest for altered ones."""
     point = card.point(point_id)
     for entry in point.weights:
@@ -155,6 +158,8 @@ def _identity(card: CodecCard, point_id: str) -> dict:
             f'{card.source}: key "adapter": no module "{module}"; mend the card, install it or put it beside codecs/'
         )
     sources = [Path(spec.origin)]
+    if module == "hfdbench.adapters.mixed":  # and the adapter it mixes
+        sources.append(Path(importlib.util.find_spec(point.options["adapter"].partition(":")[0]).origin))
     if module == "hfdbench.adapters.hfd":  # the adapter is thin, the model is in a package of its own
         sources += sorted((sources[0].parent.parent / "hfd").glob("*.py"))
     return {

@@ -1,0 +1,260 @@
+"""Matched rates: the settings at which a classical codec spends as many bytes on a dataset as another codec's points do.
+
+Conventions: the setting is the one numeric option in which the points of the codec's card differ, within their range. Whole
+numbers stay whole: where none comes within the tolerance, a share of the images takes the next one (`adapters.mixed`). The
+answer is a card of its own, out/matched/codecs/<codec>-as-<other>-<dataset>.toml, whose points bear the other's ids and are
+measured like any: `hfdbench run --cards out/matched`. The bytes of every encode of the search are kept image by image in
+out/cache/bytes-<stream key>.jsonl; those of stored streams are read from there.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import store
+from ..adapters.mixed import fraction
+from ..cards import CodecCard, Point
+from ..dataset import Dataset, find_data_root, open_dataset
+from ..errors import BadRequest, PictureError, Unavailable, unknown
+from ..plan import Request, identity, stream_key
+from .engine import Progress
+from .workers import CodecFailed, Pool, in_order
+
+STEPS = 24  # of the bisection of a real number
+DIGITS = 6  # significant ones of a real setting
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Options of a point: `low`, and `high` for a share of the images. `gap`: (bytes - wanted bytes) / wanted bytes."""
+
+    point: str
+    low: dict[str, Any]
+    high: dict[str, Any]
+    share: float
+    says: str
+    gap: float
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The card that was written, and (point, reason) of what it lacks."""
+
+    card: Path
+    solved: tuple[Solved, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+def match(request: Request, other: str, progress: Progress, tolerance: float = 0.01) -> Matched:
+    """Solve for the stored points of `other` (those of request.points) on the request's one dataset and write the card.
+
+    Raises BadRequest when nothing can be solved, Unavailable when the dataset is not here.
+    """
+    (card,), (spec,) = request.codecs, request.datasets
+    dataset = open_dataset(spec, cards=request.cards, data_root=find_data_root(request.data_root), limit=request.limit)
+    wanted = _wanted(request, other, dataset)
+    solved, left_out = [], []
+    with Pool("encoder", request.workers, request.device, request.timeout_s) as pool:
+        search = _Search(request.out, card, dataset, pool, progress)
+        for point, total_bytes in wanted.items():
+            try:
+                found = search.solve(point, total_bytes, tolerance)
+            except BadRequest as error:
+                left_out.append((point, str(error)))
+                continue
+            if abs(found.gap) > tolerance:
+                left_out.append((point, f"{found.says} comes nearest, {100 * found.gap:+.2f} % off"))
+            else:
+                solved.append(found)
+    if not solved:
+        reasons = "; ".join(f"{point}: {reason}" for point, reason in left_out)
+        raise BadRequest(f"{card.id} matches no point of {other} on {dataset.id}: {reasons}")
+    path = _write(request.out, card, other, dataset.id, solved)
+    return Matched(path, tuple(solved), tuple(left_out))
+
+
+def setting(card: CodecCard) -> str:
+    """The option that is solved for. Raises BadRequest when the card does not have exactly one."""
+    if card.kind != "classical" or card.streams:
+        raise BadRequest(f"{card.id} is no classical codec; only those have a setting that spans all rates")
+    names = sorted({name for point in card.points for name in point.options})
+    values = {name: [point.options.get(name) for point in card.points] for name in names}
+    varied = [name for name in names if any(value != values[name][0] for value in values[name])]
+    numeric = [name for name in varied if all(isinstance(v, int | float) for v in values[name])]
+    if len(varied) != 1 or not numeric:
+        raise BadRequest(
+            f"{card.source}: points differ in {', '.join(varied) or 'nothing'}; to be matched they must differ in one "
+            "number alone"
+        )
+    if any("{level}" in word for word in card.points[0].options.get("decode", ())):
+        raise BadRequest(f"{card.source}: its decoder needs to be told the level; such codecs cannot be matched")
+    return varied[0]
+
+
+def _wanted(request: Request, other: str, dataset: Dataset) -> dict[str, int]:
+    """Bytes of the other codec's stored points, by rate."""
+    points = store.points(request.out)
+    if other not in set(points["codec"]):
+        raise unknown("measured codec", other, set(points["codec"]))
+    points = points[(points["codec"] == other) & (points["dataset"] == dataset.id) & (points["status"] == "ok")]
+    if points.empty:
+        raise BadRequest(f"{other} has no results of {dataset.id}; first: hfdbench run --codec {other}")
+    for name in request.points:
+        if name not in set(points["point"]):
+            raise unknown(f"measured point of {other}", name, set(points["point"]))
+    points = points[points["point"].isin(request.points or points["point"])]
+    for name, group in points.groupby("point"):
+        if group["bytes"].nunique() > 1:
+            raise BadRequest(f"{other} {name} is stored with several rates; delete the outdated points")
+    return {row.point: int(row.bytes) for row in points.sort_values("bytes").itertuples()}
+
+
+class _Search:
+    def __init__(self, out: Path, card: CodecCard, dataset: Dataset, pool: Pool, progress: Progress):
+        self.out, self.card, self.dataset, self.pool, self.progress = Path(out), card, dataset, pool, progress
+        self.option = setting(card)
+        self.settings = sorted({point.options[self.option] for point in card.points})
+        self.whole = all(isinstance(value, int) for value in self.settings)
+        self._known: dict[float, np.ndarray] = {}
+
+    def solve(self, point: str, wanted: int, tolerance: float) -> Solved:
+        """The setting that comes within the tolerance, or the nearest there is. Raises BadRequest when out of reach."""
+        below, above = self._bracket(wanted, tolerance)
+        for _ in range(STEPS):
+            if self._gap(below, wanted) == 0 or (self.whole and abs(above - below) <= 1):
+                break
+            middle = (below + above) // 2 if self.whole else _rounded((below + above) / 2)
+            if middle in (below, above):
+                break
+            below, above = (middle, above) if self._gap(middle, wanted) <= 0 else (below, middle)
+            if not self.whole and min(abs(self._gap(end, wanted)) for end in (below, above)) < tolerance / 4:
+                break
+        nearest = min((below, above), key=lambda value: abs(self._gap(value, wanted)))
+        gap = self._gap(nearest, wanted)
+        if not self.whole or abs(gap) <= tolerance:
+            return Solved(point, self._options(nearest), self._options(nearest), 0, f"{self.option} {nearest:g}", gap)
+        return self._mix(point, below, above, wanted)
+
+    def _bracket(self, wanted: int, tolerance: float) -> tuple[float, float]:
+        """Neighbours among the card's settings, one with fewer bytes than wanted and one with more."""
+        below, above = sorted((self.settings[0], self.settings[-1]), key=lambda value: self.bytes(value).sum())
+        for end, sign in ((below, 1), (above, -1)):
+            gap = self._gap(end, wanted)
+            if abs(gap) <= tolerance:
+                return end, end
+            if sign * gap > 0:
+                ends = (self.bytes(value).sum() for value in (below, above))
+                raise BadRequest(
+                    f"{self.card.id} spends {' to '.join(f'{total:,}' for total in ends)} bytes, {wanted:,} are wanted"
+                )
+        low, high = self.settings.index(below), self.settings.index(above)
+        while abs(high - low) > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._gap(self.settings[middle], wanted) <= 0 else (low, middle)
+        return self.settings[low], self.settings[high]
+
+    def _mix(self, point: str, below: float, above: float, wanted: int) -> Solved:
+        """The share of images that takes the larger of two neighbouring settings."""
+        fractions = np.array([fraction(self.dataset.load(index)) for index in range(len(self.dataset.names))])
+        order = np.argsort(fractions)
+        more = (self.bytes(above) - self.bytes(below))[order]
+        totals = self.bytes(below).sum() + np.concatenate([[0], np.cumsum(more)])
+        count = int(np.abs(totals - wanted).argmin())
+        edges = np.concatenate([[0], np.sort(fractions), [1]])
+        share = float(edges[count] + edges[count + 1]) / 2
+        images = len(order)
+        says = f"{self.option} {above} for {count} of {images} images, {below} for {images - count}"
+        return Solved(point, self._options(below), self._options(above), share, says, totals[count] / wanted - 1)
+
+    def _gap(self, value: float, wanted: int) -> float:
+        return float(self.bytes(value).sum() / wanted - 1)
+
+    def _options(self, value: float) -> dict[str, Any]:
+        return {**self.card.points[0].options, self.option: value}
+
+    def bytes(self, value: float) -> np.ndarray:
+        """Bytes of every image at a setting, from stored streams, from the cache, or from encoding them now."""
+        if value not in self._known:
+            name = f"{self.option}-{value:g}".lower()
+            card = self.card.model_copy(update={"points": (Point(id=name, options=self._options(value)),)})
+            try:
+                key = stream_key(identity(card, name), self.dataset)
+            except Unavailable as error:
+                raise BadRequest(f"{self.card.id}: {error}") from None
+            stored = sorted((self.out / "streams").glob(f"*-{key}.parquet"))
+            rows = store.read_table(stored[0], ["bytes", "status"]).to_pandas() if stored else None
+            if rows is not None and (rows["status"] == "ok").all():
+                self._known[value] = rows["bytes"].to_numpy()
+            else:
+                self._known[value] = np.array(self._encoded(card, name, self.out / "cache" / f"bytes-{key}.jsonl"))
+        return self._known[value]
+
+    def _encoded(self, card: CodecCard, point: str, cache: Path) -> list[int]:
+        found = _lines(cache)
+
+        def one(index: int) -> int:
+            try:
+                image = self.dataset.load(index)
+                _, stream = self.pool.ask(card, point, {"do": "encode", "shape": image.shape}, image.data.cast("B"))
+            except (PictureError, CodecFailed) as error:
+                raise BadRequest(f"{card.id}, {point}: {self.dataset.names[index]}: {error}") from None
+            return len(stream)
+
+        self.progress.start(len(self.dataset.names), f"{card.id} {point}")
+        self.progress.advance(len(found))
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with open(cache, "w") as file:  # anew, because a killed run may have left half a line
+            file.writelines(f"{count}\n" for count in found)
+            file.flush()
+            for count in in_order(self.pool, range(len(found), len(self.dataset.names)), one):
+                file.write(f"{count}\n")
+                file.flush()
+                found.append(count)
+                self.progress.advance()
+        return found
+
+
+def _lines(cache: Path) -> list[int]:
+    """The whole lines of a cache."""
+    if not cache.is_file():
+        return []
+    return [int(line) for line in cache.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else value
+
+
+def _write(out: Path, card: CodecCard, other: str, dataset: str, solved: list[Solved]) -> Path:
+    name = f"{card.id}-as-{other}-{dataset}".replace("@", ".").lower()
+    mixed = any(found.share for found in solved)
+    how = "; ".join(f"{found.point}: {found.says} ({100 * found.gap:+.2f} %)" for found in solved)
+    lines = {
+        "id": name,
+        "title": f"{card.title or card.id}, at the rates of {other}",
+        "kind": card.kind,
+        "adapter": "hfdbench.adapters.mixed:Mixed" if mixed else card.adapter,
+        "paper": card.paper,
+        "settings": f"{card.settings} Matched to the bytes of {other} on {dataset}: {how}.".strip(),
+    }
+    text = "".join(f"{key} = {_toml(value)}\n" for key, value in lines.items())
+    for found in solved:
+        options = {"adapter": card.adapter, "low": found.low, "high": found.high, "share": found.share}
+        point = {"id": found.point, "options": options if mixed else found.low}
+        text += "\n[[points]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in point.items())
+    path = Path(out) / "matched" / "codecs" / f"{name}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_toml(key)} = {_toml(entry)}" for key, entry in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)  # a string, number or boolean of JSON is one of TOML
