@@ -43,7 +43,7 @@ class _Program:
             raise BadRequest(f"{name}: {place.weights}: no such file; give the program {self.program}")
         found = place.weights or shutil.which(self.program)
         if found is None:
-            raise Unavailable(f"{name}: there is no program {self.program}", CURE)
+            raise Unavailable(f"there is no program {self.program}", CURE)
         self._path = Path(found).resolve()
         self.identity = f"{self.program} {hashlib.sha256(self._path.read_bytes()).hexdigest()[:12]}"
 

@@ -46,7 +46,7 @@ class _Network:
 
             library = f"torchmetrics {version('torchmetrics')}"
         except ModuleNotFoundError:
-            raise Unavailable(f"{name}: torchmetrics is not installed", EXTRA) from None
+            raise Unavailable("torchmetrics is not installed", EXTRA) from None
         path = find_weights(name, self.file, place)
         with open(path, "rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -73,7 +73,7 @@ class _Network:
             try:
                 return (self._distance(*(x.permute(2, 0, 1)[None].float() / 255 for x in pair)).item(),)
             except RuntimeError as error:  # out of memory
-                raise Unavailable(f"{self.columns[0]}: {str(error).splitlines()[0]}") from None
+                raise Unavailable(str(error).splitlines()[0]) from None
 
 
 class Lpips(_Network):
@@ -127,7 +127,7 @@ def find_weights(name: str, file: str, place: Place) -> Path:
         url = f"https://download.pytorch.org/models/{file}"
         cure = f"download {url} elsewhere and give it with --weights {name}=PATH or {variable}"
         if not place.allow_download:
-            raise Unavailable(f"{name}: its network's weights are not here", cure)
+            raise Unavailable("its network's weights are not here", cure)
         _download(name, Source(url=url), cached, cure)
     return cached
 
@@ -147,7 +147,7 @@ def _download(name: str, source: Source, path: Path, cure: str) -> None:
     except (Unavailable, BadRequest, OSError) as error:
         reason = error.reason if isinstance(error, Unavailable) else str(error)
     if reason:
-        raise Unavailable(f"{name}: its network's weights could not be downloaded ({reason})", cure)
+        raise Unavailable(f"its network's weights could not be downloaded ({reason})", cure)
 
 
 def _digits(file: str) -> str:

@@ -1,0 +1,111 @@
+"""Pages that nobody writes by hand: tables from METRICS and the cards, and the Markdown files that stand elsewhere.
+
+MkDocs calls these functions; a test calls `pages` too, so that a table in the site is the table in the code.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the site is of this checkout, wherever MkDocs is installed
+
+REPOSITORY_FILES = {"tables/results.md": "results/README.md", "changes.md": "CHANGELOG.md"}
+REPOSITORY_FILES["tables/published.md"] = "results/published/README.md"
+
+
+def pages() -> dict[str, str]:
+    """Markdown of every generated page by its address in the site."""
+    made = {"tables/metrics.md": metrics(), "tables/codecs.md": codecs(), "tables/datasets.md": datasets()}
+    return made | {page: moved(file, page) for page, file in REPOSITORY_FILES.items()}
+
+
+def moved(file: str, page: str) -> str:
+    """A Markdown file of the repository as a page elsewhere: links between such files go on, others become text."""
+    place = {other: address for address, other in REPOSITORY_FILES.items()}
+
+    def link(match: re.Match) -> str:
+        text, target = match.groups()
+        if re.match("https?:", target):
+            return match[0]
+        goal = os.path.relpath((ROOT / file).parent / target, ROOT)
+        goal = place.get(goal) or (goal.removeprefix("docs/") if goal.startswith("docs/") else None)
+        return f"[{text}]({os.path.relpath(goal, Path(page).parent)})" if goal else text
+
+    return re.sub(r"\[([^\]]+)\]\(([^)#\s]+)\)", link, (ROOT / file).read_text("utf-8"))
+
+
+def metrics() -> str:
+    from hfdbench.metrics import METRICS
+
+    def bounds(low: float | None, high: float | None) -> str:
+        return f"{'−∞' if low is None else f'{low:g}'} to {'∞' if high is None else f'{high:g}'}"
+
+    rows = [
+        (
+            f"`{m.column}`",
+            m.title,
+            bounds(*m.range),
+            {"higher": "↑", "lower": "↓"}[m.direction],
+            m.reference,
+            m.year or "",
+            f"`{m.module}`",
+        )
+        for m in METRICS.values()
+    ]
+    head = ("column", "title", "range", "better", "held against", "year", "module")
+    return (
+        "# Metrics\n\nWritten from `hfdbench.metrics.METRICS`, which drives every axis. "
+        'How each is averaged: [results](results.md). "hand": a case worked out in the tests.\n\n' + table(head, rows)
+    )
+
+
+def codecs() -> str:
+    from hfdbench.cards import CodecCard, find_cards
+
+    cards = sorted(find_cards(CodecCard, ()).values(), key=lambda card: (card.kind, card.id))
+    parts = ["# Codecs\n\nWritten from the cards in `codecs/`. `hfdbench doctor` says which work on a machine.\n"]
+    head = ("id", "title", "kind", "points", "streams of", "paper")
+    rows = [(f"[`{c.id}`](#{c.id})", c.title, c.kind, len(c.points), c.streams or "", linked(c.paper)) for c in cards]
+    parts.append(table(head, rows))
+    for card in cards:
+        lines = [f"## {card.id}", card.settings.strip() or card.title]
+        lines.append("Points: " + ", ".join(f"`{point.id}`" for point in card.points) + ".")
+        lines += [f"Left out{f' at {s.point}' if s.point else ''}: {s.reason}" for s in card.skip]
+        parts.append("\n\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def datasets() -> str:
+    from hfdbench.cards import DatasetCard, find_cards
+
+    cards = sorted(find_cards(DatasetCard, ()).values(), key=lambda card: card.id)
+    parts = ["# Datasets\n\nWritten from the cards in `datasets/`. `hfdbench fetch ID` brings one.\n"]
+    head = ("id", "title", "images", "patches", "protocol", "licence")
+    rows = [
+        (f"[`{c.id}`](#{c.id})", c.title, c.count or "", f"{c.patches:,}" if c.patches else "", c.protocol, c.licence)
+        for c in cards
+    ]
+    parts.append(table(head, rows))
+    parts += [f"## {card.id}\n\n{card.note.strip() or card.title}" for card in cards]
+    return "\n\n".join(parts)
+
+
+def table(head: tuple[str, ...], rows: list[tuple]) -> str:
+    cells = [head, ["---"] * len(head), *[[str(cell).replace("|", "\\|") for cell in row] for row in rows]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells) + "\n"
+
+
+def linked(paper: str) -> str:
+    kind, _, number = paper.partition(":")
+    places = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/"}
+    return f"[{paper}]({places[kind]}{number})" if kind in places else paper
+
+
+def on_files(files, config):
+    from mkdocs.structure.files import File
+
+    for address, markdown in pages().items():
+        files.append(File.generated(config, address, content=markdown))
+    return files
