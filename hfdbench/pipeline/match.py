@@ -195,6 +195,8 @@ class _Search:
 
     def _encoded(self, card: CodecCard, point: str, cache: Path) -> list[int]:
         found = _lines(cache)
+        if len(found) == len(self.dataset.names):
+            return found
 
         def one(index: int) -> int:
             try:
@@ -254,7 +256,11 @@ def _write(out: Path, card: CodecCard, other: str, dataset: str, solved: list[So
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_toml(key)} = {_toml(entry)}" for key, entry in value.items()) + " }"
+        return (
+            "{ "
+            + ", ".join(f"{key if key.isidentifier() else _toml(key)} = {_toml(entry)}" for key, entry in value.items())
+            + " }"
+        )
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False)  # a string, number or boolean of JSON is one of TOML
