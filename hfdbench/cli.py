@@ -69,6 +69,10 @@ Metrics = Annotated[
 Weights = Annotated[
     list[str] | None, typer.Option("--weights", help="METRIC=PATH: the file of weights (or program) of a --metric.")
 ]
+Features = Annotated[
+    list[str] | None,
+    typer.Option("--feature", help="dinov2 or clip: a further Fréchet distance; NAME=FILE gives its weights."),
+]
 DeviceOption = Annotated[
     Device, typer.Option("--device", help="Where networks run; auto takes a GPU when there is one.")
 ]
@@ -123,6 +127,7 @@ def run(
     timeout_s: Annotated[float | None, typer.Option("--timeout-s", help="Seconds that one image may take.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     inception: Inception = None,
+    feature: Features = None,
     metric: Metrics = None,
     weights: Weights = None,
     data_root: DataRoot = None,
@@ -144,6 +149,7 @@ def run(
         workers=workers,
         timeout_s=timeout_s,
         inception=inception,
+        features=tuple(feature or ()),
         data_root=data_root,
         cards=tuple(cards or ()),
         dry_run=dry_run,
@@ -177,7 +183,9 @@ def match(
     from .pipeline import match as matching
     from .plan import Request
 
-    known = dict(out=out, limit=limit, workers=workers, inception=inception, data_root=data_root, cards=tuple(cards or ()))
+    known = dict(
+        out=out, limit=limit, workers=workers, inception=inception, data_root=data_root, cards=tuple(cards or ())
+    )
     request = Request(tuple(choose(CodecCard, [codec], cards or ())), (dataset,), points=tuple(point or ()), **known)
     with Bar() as progress:
         matched = matching.match(request, to, progress, tolerance)
@@ -198,19 +206,21 @@ def score(
     out: Out = Path("results"),
     workers: Workers = 1,
     inception: Inception = None,
+    feature: Features = None,
     metric: Metrics = None,
     weights: Weights = None,
     data_root: DataRoot = None,
     cards: Cards = None,
 ) -> None:
-    """Complete stored trials (FID, once there are Inception weights; --metric) from their streams; encodes nothing."""
+    """Complete stored trials (FID, once there are Inception weights; --feature, --metric) from their streams; encodes nothing."""
     from dataclasses import replace
 
     from . import pipeline
 
+    asked = {"features": tuple(feature or ()), "metrics": tuple(metric or ()), "weights": files(weights)}
     with Bar() as progress:
         summaries = [
-            pipeline.score(replace(request, metrics=tuple(metric or ()), weights=files(weights)), progress)
+            pipeline.score(replace(request, **asked), progress)
             for request in stored_requests(out, codec or [], dataset or [], cards or [], workers, inception, data_root)
         ]
     tell(summaries)
@@ -350,7 +360,9 @@ def show(
     ] = None,
     form: Annotated[Form, typer.Option("--format", help="How to print it.")] = Form.table,
     json: JSON = False,
-    intervals: Annotated[bool, typer.Option("--intervals", help="With 95 % intervals, those that take seconds.")] = False,
+    intervals: Annotated[
+        bool, typer.Option("--intervals", help="With 95 % intervals, those that take seconds.")
+    ] = False,
     out: Out = Path("results"),
 ) -> None:
     """Print the stored points; for a paper, the best value at each rate is bold (--format latex or markdown)."""
@@ -565,13 +577,14 @@ def doctor(
     cards: Cards = None,
 ) -> None:
     """Say which codecs, weights and data work here, and the line that mends the rest."""
-    from .doctor import examine
+    from .doctor import examine, summary
 
-    healthy = True
+    findings = []
     for finding in examine(inception, data_root, cards or []):
-        print(finding)
-        healthy &= not finding.broken
-    raise typer.Exit(0 if healthy else 1)
+        print(finding, flush=True)
+        findings.append(finding)
+    print(f"\n{summary(findings)}")
+    raise typer.Exit(1 if any(finding.broken for finding in findings) else 0)
 
 
 def filtered(points, codecs: list[str] | None, datasets: list[str] | None):

@@ -1,6 +1,6 @@
 """What works on this machine, and the exact line that mends what does not."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,20 @@ class Finding:
     broken: bool = False
 
     def __str__(self) -> str:
-        return f"{self.what:<36} {self.state}" + (f"\n{'':36} -> {self.cure}" if self.cure else "")
+        return f"{self.what:<28} {self.state}" + (f"\n{'':28} -> {self.cure}" if self.cure else "")
+
+    @property
+    def works(self) -> bool:
+        return not (self.broken or self.state.startswith("not here"))
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """One line for somebody who has just installed hfdbench."""
+    broken = [finding.what for finding in findings if finding.broken]
+    told = f"{sum(finding.works for finding in findings)} of {len(findings)} are ready; "
+    if broken:
+        return told + f"broken: {', '.join(broken)}"
+    return told + "the rest is optional, and the line below each says how to get it"
 
 
 def examine(inception: Path | None, data_root: Path | None, cards: Iterable[Path]) -> Iterator[Finding]:
@@ -36,11 +49,12 @@ def examine(inception: Path | None, data_root: Path | None, cards: Iterable[Path
 
 def _codec(card: CodecCard) -> Finding:
     name = f"codec {card.id}"
-    for point in card.points:
+    for number, point in enumerate(card.points):
         try:
             load_codec(card, point.id)
         except Unavailable as error:
-            return Finding(name, f"not here: point {point.id}: {error.reason}", error.cure)
+            where = f"point {point.id}: " if number else ""
+            return Finding(name, f"not here: {where}{error.reason}", error.cure)
         except Exception as error:  # a third party's adapter may raise anything; the doctor goes on
             return Finding(name, f"broken: point {point.id}: {error}", broken=True)
     return Finding(name, f"works, {len(card.points)} points")
@@ -53,7 +67,8 @@ def _dataset(card: DatasetCard, data_root: Path | None, cards: Iterable[Path]) -
     try:
         opened = open_dataset(card.id, cards=cards, data_root=find_data_root(data_root))
     except Unavailable as error:
-        return Finding(name, f"not here: {error.reason}", error.cure)
+        reason = error.reason.removeprefix(f"dataset {card.id} is not on this machine ").strip("()")
+        return Finding(name, f"not here: {reason}", error.cure)
     except BadRequest as error:
         return Finding(name, f"broken: {error}", broken=True)
     return Finding(name, f"here, {len(opened)} images")
@@ -68,7 +83,7 @@ def _inception(given: Path | None, data_root: Path | None) -> Finding:
         path = find_inception(given, find_data_root(data_root), allow_download=False)
         return Finding(name, f"here: {Inception(path).label} from {path}")
     except Unavailable as error:
-        return Finding(name, f"not here: {error.reason}", error.cure)
+        return Finding(name, f"not here: {error.reason}; a run downloads them", error.cure)
     except BadRequest as error:
         return Finding(name, f"broken: {error}", broken=True)
 

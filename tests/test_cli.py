@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -180,6 +181,8 @@ def test_doctor_finds_the_bundled_codecs_well(hfdbench):
         line = next(line for line in lines if line.startswith(name))
         assert "works" in line or "here, " in line
     assert "hfdbench fetch kodak" in out
+    ready, total = map(int, re.fullmatch(r"(\d+) of (\d+) are ready; the rest is optional.*", lines[-1]).groups())
+    assert ready == total - sum(line[28:].startswith(" not here: ") for line in lines)
 
 
 def test_score_completes_a_run_once_weights_turn_up(hfdbench, tmp_path, random_inception):

@@ -127,7 +127,7 @@ def find_weights(name: str, file: str, place: Place) -> Path:
         url = f"https://download.pytorch.org/models/{file}"
         cure = f"download {url} elsewhere and give it with --weights {name}=PATH or {variable}"
         if not place.allow_download:
-            raise Unavailable("its network's weights are not here", cure)
+            raise Unavailable("its network's weights are not here; a run that asks for it downloads them", cure)
         _download(name, Source(url=url), cached, cure)
     return cached
 
