@@ -44,6 +44,39 @@ def test_frechet_is_the_distance_of_the_repeated_rows(dimensions):
         assert distance == pytest.approx(frechet_distance(Moments.of(x[rows]), Moments.of(y[rows])), rel=1e-9)
 
 
+def test_first_order_is_the_exact_bootstrap_of_large_sets():
+    random = np.random.default_rng(4)
+    image = np.repeat(np.arange(400), 3)
+    x = random.normal(size=(400, 8))[image] + random.normal(size=(1200, 8))
+    y = 0.5 * x + np.exp(random.normal(0, 0.5, 400))[image][:, None] * random.normal(0.1, 0.5, size=x.shape)
+    drawn = bootstrap.draws(400, 200)
+    exact, first = bootstrap.frechet(x, y, image, drawn), bootstrap._frechet_to_first_order(x, y, image, drawn)
+    assert np.corrcoef(exact, first)[0, 1] > 0.99
+    assert first.std() == pytest.approx(exact.std(), rel=0.05)
+    assert first.mean() == pytest.approx(frechet_distance(Moments.of(x), Moments.of(y)), abs=3 * first.std() / 200**0.5)
+
+
+def test_first_order_is_the_derivative():
+    x, y, image = made(5, patches=40)
+    once = frechet_distance(Moments.of(x), Moments.of(y))
+    copies = 1000  # of every image; then one more of image 2
+    more = np.concatenate([np.tile(np.arange(len(x)), copies), np.flatnonzero(image == 2)])
+    change = frechet_distance(Moments.of(x[more]), Moments.of(y[more])) - frechet_distance(
+        Moments.of(np.tile(x, (copies, 1))), Moments.of(np.tile(y, (copies, 1)))
+    )
+    first = bootstrap._frechet_to_first_order(x, y, image, np.array([[0, 1, 2, 3, 4, 5, 2]]))[0] - once
+    # N - 1 in the covariances is N there and 239 of 240 here.
+    assert copies * change == pytest.approx(first, rel=0.02)
+
+
+def test_large_dimensions_go_to_first_order():
+    x, y, image = made(513, patches=100)
+    drawn = bootstrap.draws(IMAGES, 3)
+    np.testing.assert_allclose(
+        bootstrap.frechet(x, y, image, drawn), bootstrap._frechet_to_first_order(x, y, image, drawn)
+    )
+
+
 def test_kid_of_each_image_once_is_kid():
     x, y, image = made(20)
     assert bootstrap.kid(x, y, image, np.arange(IMAGES)[None])[0] == pytest.approx(kid(x, y)[0], rel=1e-9)
