@@ -27,6 +27,7 @@ from .. import store
 from ..cards import GateCard
 from ..errors import BadRequest, unknown
 from ..metrics import METRICS, bootstrap, fingerprint, influence
+from ..plan import key
 from . import uncertainty
 
 COUNT = 1000  # draws
@@ -195,7 +196,7 @@ def _measured(out: Path, wanted: set[tuple] | None = None) -> list[Measured]:
             images[f"{column}_pull"] = np.nan
             if row.get(column) is not None:
                 distances[column] = Distance(row[column], row[f"{column}_id"])
-                images[f"{column}_pull"] = pd.Series(_pulls(trial))
+                images[f"{column}_pull"] = pd.Series(_pulls(trial, row[f"{column}_id"], meta["dataset_sha256"]))
         found.append(
             Measured(
                 **{name: row[name] for name in ("codec", "point", "dataset", "seed", "device")},
@@ -209,10 +210,13 @@ def _measured(out: Path, wanted: set[tuple] | None = None) -> list[Measured]:
     return found
 
 
-def _pulls(trial: uncertainty.Trial) -> dict[int, float]:
+def _pulls(trial: uncertainty.Trial, distance_id: str, dataset_sha256: str) -> dict[int, float]:
     """The pull of each image's patches on the distance; 0 for an image without patches."""
-    reference, _ = uncertainty.features(trial.reference)
-    test, image_of_patch = uncertainty.features(trial.features)
+    parts, folder = fingerprint.parse(distance_id), trial.features.parent
+    weights = parts.weights[:8]  # features are stored under the network that made them
+    originals = key("reference", dataset_sha256, parts.protocol, weights, trial.row["device"])
+    reference, _ = uncertainty.features(folder / f"reference-{trial.row['dataset']}-{originals}.parquet")
+    test, image_of_patch = uncertainty.features(folder / f"{trial.crops.stem}-{weights}.parquet")
     if len(test) < 3:
         return {}
     return dict(enumerate(np.bincount(image_of_patch, influence.pull(reference, test), trial.images)))
@@ -256,10 +260,10 @@ def _newest(points: list[Measured], notes: list[str]) -> dict[tuple, Measured]:
     """One measurement a point and device: the newest."""
     newest: dict[tuple, Measured] = {}
     for point in sorted(points, key=lambda point: point.started_utc):
-        key = (*_point(point), point.device)
-        if key in newest:
+        place = (*_point(point), point.device)
+        if place in newest:
             notes.append(f"{point.label} was measured several times; the one of {point.started_utc} is taken")
-        newest[key] = point
+        newest[place] = point
     return newest
 
 
