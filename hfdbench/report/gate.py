@@ -149,7 +149,7 @@ def compare(run: Path, baseline: Path, card: GateCard, codecs: Iterable[str] = (
         comparisons += _compare_images(old, new, card, refused, notes)
         if not lost.any():
             comparisons += _compare_distances(old, new, card, refused, notes)
-    return Report(Path(baseline), card, tuple(comparisons), tuple(failed), tuple(refused), tuple(notes))
+    return Report(Path(baseline), card, tuple(comparisons), tuple(failed), tuple(refused), tuple(dict.fromkeys(notes)))
 
 
 def accept(run: Path, baseline: Path, codecs: Iterable[str] = ()) -> list[Path]:
@@ -302,7 +302,7 @@ def _compare_images(
             "gate card without encode_s and decode_s"
         )
     elif times and old.processor != new.processor:
-        notes.append(f"{old.label}: times are not compared: {new.processor} here, {old.processor} for the baseline")
+        notes.append(f"times are not compared: {new.processor} here, {old.processor} for the baseline")
     else:
         for name in times:
             seconds, new_seconds = (side[name].to_numpy(float).clip(card.time_floor_s) for side in (before, now))
