@@ -10,7 +10,8 @@ from hfdbench.metrics import bootstrap
 from hfdbench.metrics.kid import kid
 from hfdbench.plan import key
 
-DIMENSIONS, PATCHES = 2048, 4  # of an image
+PATCHES = 4  # of an image
+NETWORKS = {"inception": ("12345678", 2048), "mini": ("87654321", 40)}  # key, dimensions
 
 
 def write_codec(
@@ -27,11 +28,13 @@ def write_codec(
     """One codec's points: better by `psnr_gain` dB, its features `noise_gain` times as far off, perhaps on others' `streams`."""
     common = np.random.default_rng(1)  # what the images are like, for all codecs
     size = np.exp(common.normal(0, 0.3, images))
-    originals = common.normal(size=(images * PATCHES, DIMENSIONS)) * np.arange(1, DIMENSIONS + 1) ** -0.5
-    noise = common.normal(size=originals.shape) * np.arange(1, DIMENSIONS + 1) ** -0.5
+    scale = np.arange(1, 2049) ** -0.5
+    originals = common.normal(size=(images * PATCHES, 2048)) * scale
+    noise = common.normal(size=originals.shape) * scale
     own, streams_own = (np.random.default_rng([seed, *name.encode()]) for name in (codec, streams or codec))
     image = np.arange(images)
-    run = {"inception": "12345678", "dataset_sha256": "d", "device": "cpu"}
+    networks = {network: its_key for network, (its_key, _) in NETWORKS.items()}
+    run = {"inception": networks["inception"], "features": networks, "dataset_sha256": "d", "device": "cpu"}
     places = {
         "image": np.repeat(image, PATCHES),
         "top": np.zeros(images * PATCHES, int),
@@ -39,11 +42,16 @@ def write_codec(
     }
 
     def write_features(name: str, features: np.ndarray) -> None:
-        column = pa.FixedSizeListArray.from_arrays(pa.array(features.astype(np.float32).ravel()), DIMENSIONS)
-        table = pa.table([*(pa.array(places[n]) for n in ("image", "top", "left")), column], schema=store.FEATURES)
-        store.write_table(out / "features" / f"{name}.parquet", table, {})
+        """The file of a network; mini sees the first dimensions."""
+        for its_key, dimensions in NETWORKS.values():
+            flat = pa.array(features[:, :dimensions].astype(np.float32).ravel())
+            column = pa.FixedSizeListArray.from_arrays(flat, dimensions)
+            schema = pa.schema([*list(store.FEATURES)[:3], ("features", column.type)])
+            table = pa.table([*(pa.array(places[n]) for n in ("image", "top", "left")), column], schema=schema)
+            end = key("reference", "d", "fid256", its_key, "cpu") if name.startswith("reference-") else its_key
+            store.write_table(out / "features" / f"{name}-{end}.parquet", table, {})
 
-    write_features(f"reference-{dataset}-{key('reference', 'd', 'fid256', '12345678', 'cpu')}", originals)
+    write_features(f"reference-{dataset}", originals)
     for number, bpp in enumerate(bpps):
         point = f"q{number + 1}"
         trial_key = key(codec, point, dataset, seed)
@@ -59,7 +67,7 @@ def write_codec(
         ]
         store.write_table(out / "crops" / f"{name}.parquet", pa.Table.from_pylist(rows, store.CROPS), run)
         decoded = originals + 0.3 * noise_gain * (0.1 / bpp) ** 0.5 * (noise + 0.1 * own.normal(size=noise.shape))
-        write_features(f"{name}-12345678", decoded)
+        write_features(name, decoded)
         row = {"codec": codec, "point": point, "dataset": dataset, "kind": "classical", "title": codec}
         row |= {
             "images": images,
@@ -78,6 +86,8 @@ def write_codec(
             "fid": bootstrap.frechet(*pair, places["image"], image[None])[0],
             "kid": kid(*pair)[0],
             "fid_id": "made",
+            "fd_mini": bootstrap.frechet(*(side[:, :40] for side in pair), places["image"], image[None])[0],
+            "fd_mini_id": "made",
         }
         row |= {
             "fid_protocol": "fid256",

@@ -24,7 +24,7 @@ from .tables import render
 from .uncertainty import Trial
 
 DEFAULT = ("psnr_db", "fid")
-LOGARITHMIC = ("fid", "fd_mini")
+LOGARITHMIC = ("fid", "fd_mini", "fd_dinov2", "fd_clip")
 LOST = 0.05  # share of the draws that may have no value, because curves barely meet, before the interval is withheld
 UNITS = {"psnr_db": "dB"}
 
@@ -69,7 +69,8 @@ class Comparison:
         if row["delta"] == "bd_rate":
             what = f"BD-rate {row['value']:+.1f} % for equal {name}, {low:.4g} to {high:.4g}"
         else:
-            what = f"BD-{name} {row['value']:+.3g} {row['unit']} at equal rate, {low:.4g} to {high:.4g} bpp"
+            unit = f" {row['unit']}" if row["unit"] else ""
+            what = f"BD-{name} {row['value']:+.3g}{unit} at equal rate, {low:.4g} to {high:.4g} bpp"
         return f"  {what} {_interval(row)}"
 
 
@@ -110,7 +111,7 @@ def compare(
     """Compare two stored codecs on one dataset. Raises BadRequest when there is nothing to compare."""
     if not 0 < level < 1:
         raise BadRequest(f"--level {level}: must lie between 0 and 1")
-    known = tuple(column for column in uncertainty.COLUMNS if column != "bpp")
+    known = tuple(column for column in uncertainty.COLUMNS if column in METRICS and column != "bpp")
     for metric in metrics or ():
         if metric not in known:
             raise unknown("metric that can be compared", metric, known)
@@ -189,7 +190,7 @@ def _side(out: Path, trials: list[Trial], codec: str, metric: str, draws: int) -
 
 
 def _refuse_mixed(a: _Side, b: _Side, metric: str) -> None:
-    column = {"fid": "fid_id", "kid": "fid_id", "fd_mini": "fd_mini_id"}.get(metric)
+    column = "fid_id" if metric == "kid" else f"{metric}_id" if metric in LOGARITHMIC else None
     ids = {trial.row[column] for side in (a, b) for trial in side.trials} if column else set()
     if len(ids) > 1:
         raise ValueError(

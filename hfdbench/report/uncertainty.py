@@ -21,24 +21,38 @@ from ..plan import key
 
 METHOD = 1  # part of the cache's names: count it up when the numbers change
 MEANS = ("psnr_db", "ms_ssim")
-DISTANCES = {"fid": bootstrap.frechet, "kid": bootstrap.kid}
-COLUMNS = ("bpp", *MEANS, *DISTANCES)
+NETWORKS = {"fid": "inception", "kid": "inception", "fd_mini": "mini", "fd_dinov2": "dinov2", "fd_clip": "clip"}
+COLUMNS = ("bpp", *MEANS, *NETWORKS)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The stored files of a point; `reference`: features of the originals."""
+    """The stored files of a point. `pairs`: features of its decodings and of the originals, by network."""
 
     row: Mapping
     key: str
     stream_key: str
     crops: Path
-    features: Path
-    reference: Path
+    pairs: Mapping[str, tuple[Path, Path]]
 
     @property
     def images(self) -> int:
         return int(self.row["images"])
+
+    @property
+    def features(self) -> Path:
+        """Inception's, of the decodings."""
+        return self.pairs["inception"][0]
+
+    @property
+    def reference(self) -> Path:
+        """Inception's, of the originals."""
+        return self.pairs["inception"][1]
+
+    def files(self, column: str) -> tuple[Path, ...]:
+        """What the column is computed from; empty where it is not stored."""
+        files = self.pairs.get(NETWORKS[column], ()) if column in NETWORKS else (self.crops,)
+        return files if all(path.is_file() for path in files) else ()
 
 
 def trials(out: Path) -> list[Trial]:
@@ -46,20 +60,26 @@ def trials(out: Path) -> list[Trial]:
     found = []
     for path in sorted((Path(out) / "points").glob("*.parquet")):
         meta, row = store.read_metadata(path), store.read_table(path).to_pylist()[0]
-        inception = meta.get("inception") or ""
-        reference = key("reference", meta.get("dataset_sha256"), row["fid_protocol"], inception, meta.get("device"))
-        features = Path(out) / "features"
-        found.append(
-            Trial(
-                row=row,
-                key=meta.get("trial_key", ""),
-                stream_key=meta.get("stream_key", ""),
-                crops=Path(out) / "crops" / path.name,
-                features=features / f"{path.stem}-{inception}.parquet",
-                reference=features / f"reference-{row['dataset']}-{reference}.parquet",
+        used = {"inception": meta.get("inception") or ""} | meta.get("features", {})  # keys of networks
+        pairs = {
+            name: (
+                Path(out) / "features" / f"{path.stem}-{network}.parquet",
+                _originals(out, row["dataset"], meta, network),
             )
-        )
+            for name, network in used.items()
+        }
+        crops = Path(out) / "crops" / path.name
+        found.append(Trial(row, meta.get("trial_key", ""), meta.get("stream_key", ""), crops, pairs))
     return found
+
+
+def _originals(out: Path, dataset: str, meta: dict, network: str) -> Path:
+    """Features of the originals, under the protocol that they were cut by."""
+    paths = []
+    for protocol in ("fid256", "whole"):
+        reference = key("reference", meta.get("dataset_sha256"), protocol, network, meta.get("device"))
+        paths.append(Path(out) / "features" / f"reference-{dataset}-{reference}.parquet")
+    return next(filter(Path.is_file, paths), paths[0])
 
 
 def intervals(out: Path, points: pd.DataFrame, column: str, *, level: float = 0.95, count: int = 300) -> pd.DataFrame:
@@ -79,29 +99,29 @@ def intervals(out: Path, points: pd.DataFrame, column: str, *, level: float = 0.
 
 def _identity(row: Mapping, column: str) -> tuple:
     """What tells a point from every other, a newer measurement of the same included."""
-    return (*(row[name] for name in ("codec", "point", "dataset", "seed", "device", "images")), row[column])
+    return (*(row[name] for name in ("codec", "point", "dataset", "seed", "device", "images")), row.get(column))
 
 
 def draw(out: Path, trial: Trial, column: str, count: int, seed: int = 0) -> np.ndarray | None:
     """The column's value in each of `count` draws, distances centred on their value; None where there is no value."""
-    value = trial.row[column]
-    needed = [trial.features, trial.reference] if column in DISTANCES else [trial.crops]
-    if value is None or pd.isna(value) or not trial.images or not all(path.is_file() for path in needed):
+    value, files = trial.row.get(column), trial.files(column)
+    if value is None or pd.isna(value) or not trial.images or not files:
         return None
     cached = Path(out) / "cache" / f"bootstrap-{trial.key}-{column}-{count}-{seed}-v{METHOD}.npy"
-    if cached.is_file() and cached.stat().st_mtime_ns >= max(path.stat().st_mtime_ns for path in needed):
+    if cached.is_file() and cached.stat().st_mtime_ns >= max(path.stat().st_mtime_ns for path in files):
         samples = np.load(cached)
     else:
-        samples = _draw(trial, column, bootstrap.draws(trial.images, count, seed))
+        samples = _draw(files, column, bootstrap.draws(trial.images, count, seed))
         _keep(cached, samples)
-    return bootstrap.centred(samples, float(value), positive=column != "kid") if column in DISTANCES else samples
+    return bootstrap.centred(samples, float(value), positive=column != "kid") if column in NETWORKS else samples
 
 
-def _draw(trial: Trial, column: str, drawn: np.ndarray) -> np.ndarray:
-    if column in DISTANCES:
-        (reference, _), (test, image_of_patch) = features(trial.reference), features(trial.features)
-        return DISTANCES[column](reference, test, image_of_patch, drawn)
-    rows = store.read_table(trial.crops).to_pandas()
+def _draw(files: tuple[Path, ...], column: str, drawn: np.ndarray) -> np.ndarray:
+    if column in NETWORKS:
+        (test, image_of_patch), (reference, _) = map(features, files)
+        distance = bootstrap.kid if column == "kid" else bootstrap.frechet
+        return distance(reference, test, image_of_patch, drawn)
+    rows = store.read_table(*files).to_pandas()
     rows = rows[rows["status"] == "ok"].sort_values("image")
     if column == "bpp":
         return 8 * bootstrap.mean(rows["bytes"], drawn) / bootstrap.mean(rows["pixels"], drawn)
