@@ -28,7 +28,12 @@ def _hooks():
     return module
 
 
-WRITTEN = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in sorted((ROOT / "docs").rglob("*.md"))}
+def _read(path: Path) -> str:
+    """A page with the files that it shows in it."""
+    return re.sub(r'--8<-- "(.+)"', lambda found: (ROOT / found[1]).read_text("utf-8"), path.read_text("utf-8"))
+
+
+WRITTEN = {str(path.relative_to(ROOT)): _read(path) for path in sorted((ROOT / "docs").rglob("*.md"))}
 GENERATED = {f"docs/{address}": text for address, text in _hooks().pages().items()}
 PAGES = WRITTEN | GENERATED
 README = {"README.md": (ROOT / "README.md").read_text("utf-8")}
@@ -51,7 +56,7 @@ def commands(markdown: str) -> list[list[str]]:
     """The arguments of every call of hfdbench."""
     found = []
     for line in code_lines(markdown):
-        line = line.removeprefix("- run: ").partition("  # ")[0]
+        line = line.removeprefix("# ").strip().removeprefix("- run: ").partition("  # ")[0]
         for part in re.split(r"&&|\||;", line):
             words = part.split()
             if words and words[0] == "hfdbench":

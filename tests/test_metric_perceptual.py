@@ -163,8 +163,8 @@ def test_where_weights_are_looked_for(kind, weights, monkeypatch, tmp_path):
     with pytest.raises(BadRequest, match="not the weights"):
         open_measure(name, Place())
     monkeypatch.delenv(f"HFDBENCH_{name.upper()}")
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / kind.file).symlink_to(weights[kind])
+    (tmp_path / name).mkdir()
+    (tmp_path / name / kind.file).symlink_to(weights[kind])
     given = open_measure(name, Place(weights[kind]))
     assert open_measure(name, Place(data_root=tmp_path, allow_download=False)).identity == given.identity
 

@@ -108,7 +108,7 @@ class Dists(_Network):
 
 
 def find_weights(name: str, file: str, place: Place) -> Path:
-    """The network's file: given, HFDBENCH_<NAME>, DATA/weights/FILE, torch's cache, its download.
+    """The network's file: given, HFDBENCH_<NAME>, DATA/<name>/FILE, torch's cache, its download.
 
     Raises BadRequest when the file asked for is not there, Unavailable when there is none.
     """
@@ -118,7 +118,7 @@ def find_weights(name: str, file: str, place: Place) -> Path:
             if not Path(path).is_file():
                 raise BadRequest(f"{name}: {asked} {path}: no such file; give torchvision's {file}")
             return Path(path)
-    if place.data_root is not None and (local := Path(place.data_root) / "weights" / file).is_file():
+    if place.data_root is not None and (local := Path(place.data_root) / name / file).is_file():
         return local
     import torch
 
