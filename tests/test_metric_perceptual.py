@@ -1,5 +1,7 @@
 """LPIPS and DISTS against their formulas in float64, with random networks; and the way of --metric through a run."""
 
+import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,6 +150,16 @@ def test_identity_symmetry_repetition(kind, measures, pair):
     assert "other weights than the published" in measure.remark and "torchmetrics" in measure.identity
 
 
+class Hostile:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
 @pytest.mark.parametrize("kind", NETWORKS, ids=lambda kind: kind.columns[0])
 def test_where_weights_are_looked_for(kind, weights, monkeypatch, tmp_path):
     name = kind.columns[0]
@@ -163,6 +175,10 @@ def test_where_weights_are_looked_for(kind, weights, monkeypatch, tmp_path):
     with pytest.raises(BadRequest, match="not the weights"):
         open_measure(name, Place())
     monkeypatch.delenv(f"HFDBENCH_{name.upper()}")
+    (tmp_path / "hostile.pth").write_bytes(pickle.dumps(Hostile(tmp_path / "run")))
+    with pytest.raises(BadRequest, match="not the weights"):
+        open_measure(name, Place(tmp_path / "hostile.pth"))
+    assert not (tmp_path / "run").exists()
     (tmp_path / name).mkdir()
     (tmp_path / name / kind.file).symlink_to(weights[kind])
     given = open_measure(name, Place(weights[kind]))

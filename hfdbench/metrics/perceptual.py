@@ -54,8 +54,11 @@ class _Network:
         self.remark = "" if published else f"{name} with other weights than the published {self.file} ({sha256[:12]})"
         self.identity = f"{library}, weights {sha256[:12]}"
         self._device, self._lock = place.device, Lock()
+        import torch
+
         with _hub(path, self.file):
             try:
+                torch.load(path, map_location="cpu", weights_only=True)  # torchvision would unpickle anything
                 self._net = self._build().eval().to(place.device)
             except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
                 cause = " ".join(str(error).split())[:200] or type(error).__name__
