@@ -50,11 +50,15 @@ class WeightFile(Table):
 
 
 class Point(Table):
-    """One operating point: the keyword arguments of the adapter."""
+    """One operating point: the keyword arguments of the adapter.
+
+    network_evaluations: passes of the decoder's network over each pixel, the cost that samplers are compared by.
+    """
 
     id: str
     options: dict[str, Any] = {}
     weights: tuple[WeightFile, ...] = ()
+    network_evaluations: int | None = Field(default=None, ge=0)
 
     _plain = field_validator("id")(Card._plain_id.__func__)
 
@@ -70,7 +74,8 @@ class Skip(Table):
 class CodecCard(Card):
     """What is compared. `settings` states what a reader must know: encoder, chroma, effort, colour path.
 
-    options: what all points have in common; each point receives them, its own ones win.
+    options, weights, network_evaluations: what all points have in common; a point's own options are added, the others
+    replace the common ones.
     streams: id of the codec whose streams (of the same point ids) this one decodes; it then never encodes.
     """
 
@@ -80,19 +85,22 @@ class CodecCard(Card):
     settings: str = ""
     streams: str | None = None
     options: dict[str, Any] = {}
+    weights: tuple[WeightFile, ...] = ()
+    network_evaluations: int | None = Field(default=None, ge=0)
     points: tuple[Point, ...] = Field(min_length=1)
     skip: tuple[Skip, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
-    def _share_options(cls, data: Any) -> Any:
-        shared, points = data.get("options"), data.get("points")
-        if not isinstance(shared, dict) or not isinstance(points, list):
+    def _share(cls, data: Any) -> Any:
+        points, common = data.get("points"), data.get("options", {})
+        shared = {key: data[key] for key in ("weights", "network_evaluations") if key in data}
+        if not isinstance(common, dict) or not isinstance(points, list):
             return data  # left to the validation of the fields
 
         def whole(point: Any) -> Any:
             own = point.get("options", {}) if isinstance(point, dict) else None
-            return {**point, "options": {**shared, **own}} if isinstance(own, dict) else point
+            return {**shared, **point, "options": {**common, **own}} if isinstance(own, dict) else point
 
         return {**data, "points": [whole(point) for point in points]}
 

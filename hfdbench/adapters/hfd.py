@@ -1,11 +1,10 @@
 """Codecs `elic-mse`, `hfd` and kin: one autoencoder's streams, decoded in different ways.
 
 The stream is the container of hfdbench/hfd/container.py. Entropy coding runs on the CPU in exact arithmetic, so a stream made
-anywhere decodes anywhere; the transforms and the sampler run on `device`.
+anywhere decodes anywhere; the transforms and the decoder run on `device`.
 """
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -15,32 +14,19 @@ from ..errors import StreamError
 class HFD:
     """One rate of the autoencoder and one way to decode it.
 
-    weights: the autoencoder's file, then the decoder's (not for "mse"). decoder: "mse" is the reconstruction itself,
-    "diffusion" samples with `steps` network evaluations, noise knob `gamma` and schedule `shift`, and adds `strength` of
-    the sampled detail.
-    Raises ValueError for options out of range.
+    weights: the autoencoder's file, then the decoder's; with the autoencoder's alone the reconstruction itself is the result.
+    sampling: how the decoder is run, by the names of hfdbench.hfd.decoder.Sampling. Raises ValueError for anything unknown
+    or out of range, and for a solver that does not suit the decoder's objective.
     """
 
-    def __init__(
-        self,
-        weights: list[Path],
-        rate: int,
-        decoder: Literal["mse", "diffusion"] = "mse",
-        steps: int = 32,
-        gamma: float = 0.0,
-        shift: float = 1.0,
-        strength: float = 1.0,
-        tile: int = 896,
-        device: str = "cpu",
-    ):
+    def __init__(self, weights: list[Path], rate: int, sampling: dict | None = None, device: str = "cpu"):
         from ..hfd.decoder import Sampling
-        from ..hfd.weights import read_autoencoder, read_decoder
+        from ..hfd.weights import configured, read_autoencoder, read_decoder
 
-        if decoder not in ("mse", "diffusion"):
-            raise ValueError(f'decoder "{decoder}" is unknown; use "mse" or "diffusion"')
-        files = 1 + (decoder == "diffusion")
-        if len(weights) != files:
-            raise ValueError(f'decoder "{decoder}" takes {files} weight file(s), got {len(weights)}')
+        if len(weights) not in (1, 2):
+            raise ValueError(f"{len(weights)} weight files; give the autoencoder's and, unless for MSE, the decoder's")
+        if (sampling is None) != (len(weights) == 1):
+            raise ValueError("sampling goes with the weights of a decoder: give both or neither")
         model = read_autoencoder(weights[0])
         self._model_id = model.id
         rates = len(model.module.config.lambdas)
@@ -49,28 +35,59 @@ class HFD:
         self._rate, self._device = rate, device
         self._coder = model.module  # exact coding stays on the CPU
         self._transforms = model.module if device == "cpu" else read_autoencoder(weights[0]).module.to(device)
-        self._decoder = read_decoder(weights[1]).module.to(device) if decoder == "diffusion" else None
-        self._sampling = Sampling(steps, gamma, shift, strength, tile)
+        self._decoder = None
+        if len(weights) == 2:
+            decoder = read_decoder(weights[1])
+            self._sampling = configured(Sampling, sampling)
+            once = decoder.metadata.get("objective") in ("hific", "po-elic")
+            if once != (self._sampling.solver == "once"):
+                needs = 'solver "once"' if once else "a solver that samples"
+                raise ValueError(f'{weights[1].name} was trained for {needs}, not for "{self._sampling.solver}"')
+            self._decoder = decoder.module.to(device)
 
     def encode(self, image: np.ndarray) -> bytes:
         """Raises ValueError for a side over 65,535 pixels."""
-        import torch
-
-        from ..hfd.autoencoder import pad
+        from ..hfd import coding
         from ..hfd.container import Coded, check_size
 
         height, width = image.shape[:2]
         check_size(height, width)
-        with torch.inference_mode():
-            x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(self._device).float() / 255
-            y = self._transforms.analyse(pad(x), torch.tensor([self._rate], device=self._device)).cpu()
-            payload = self._coder.compress(y, self._rate)
+        payload = coding.encode(image, self._rate, self._transforms, self._coder)
         return Coded(self._model_id, self._rate, height, width, payload).pack()
 
     def decode(self, stream: bytes, *, seed: int) -> np.ndarray:
         """Raises StreamError for a stream that is damaged, foreign or of another model."""
         import torch
 
+        from ..hfd import coding
+
+        coded = self._unpack(stream)
+        image, y_hat = coding.decode(
+            coded.payload, coded.height, coded.width, self._rate, self._transforms, self._coder
+        )
+        if self._decoder is None:
+            return image
+        latents = None
+        if self._decoder.config.latents:
+            with torch.inference_mode():
+                latents = self._coder.unscale(y_hat, torch.tensor([self._rate]))
+        at_once = 1 if self._device == "cpu" else 8
+        return self._decoder.sample(image, self._rate, seed, self._sampling, latents, at_once)
+
+    def ledger(self, stream: bytes) -> dict[str, int]:
+        """Bytes of a stream by what they are for. Latents share their rANS stream with the hyper-latents: they are the rest."""
+        from ..hfd import coding
+        from ..hfd.container import HEADER
+
+        coded = self._unpack(stream)
+        places = list(coding.slices(coded.height, coded.width))
+        hyper = 0
+        for ((top, bottom, left, right), _), part in zip(places, coding.split(coded.payload, len(places)), strict=True):
+            hyper += self._coder.hyper_bytes(part, ((bottom - top) // 16, (right - left) // 16))
+        header = HEADER.size + coding.LENGTH.size * (len(places) - 1)
+        return {"header": header, "hyper-latents": hyper, "latents": len(stream) - header - hyper}
+
+    def _unpack(self, stream: bytes):
         from ..hfd.container import Coded
 
         coded = Coded.unpack(stream)
@@ -81,12 +98,4 @@ class HFD:
             )
         if coded.rate != self._rate:
             raise StreamError(f"hfd stream of rate {coded.rate}, this point decodes rate {self._rate}")
-        shape = (-(-coded.height // 64) * 4, -(-coded.width // 64) * 4)
-        with torch.inference_mode():
-            y_hat = self._coder.decompress(coded.payload, shape, self._rate).to(self._device)
-            x_hat = self._transforms.synthesise(y_hat, torch.tensor([self._rate], device=self._device))
-            # Eight bits, as in training: the sampler then starts from what elic-mse shows.
-            image = (x_hat[:, :, : coded.height, : coded.width].clamp(0, 1) * 255).round() / 255
-            if self._decoder is not None:
-                image = self._decoder.sample(image, self._rate, seed, self._sampling)
-            return (image[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        return coded

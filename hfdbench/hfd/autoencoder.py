@@ -116,6 +116,11 @@ class Autoencoder(nn.Module):
 
     def forward(self, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction (N x 3 x H x W, not clipped) and estimated bits per image (N)."""
+        y_hat, bits = self.estimate(image, rate)
+        return self.synthesise(y_hat, rate), bits
+
+    def estimate(self, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        """Rounded latents (N x latents x H/16 x W/16) and estimated bits per image (N), without coding."""
         y = self.analyse(image, rate).float()
         with torch.autocast(image.device.type, enabled=False):
             z = self.hyper_analysis(y) * self.log_hyper_gain[rate].exp()[:, :, None, None]
@@ -135,12 +140,12 @@ class Autoencoder(nn.Module):
                 mean_n, log_scale_n = self.entropy_parameters[k](torch.cat([spatial, *context], 1)).chunk(2, 1)
                 mean = torch.where(anchors, mean_a, mean_n)
                 log_scale = torch.where(anchors, log_scale_a, log_scale_n)
-                noisy = y_k + torch.empty_like(y_k).uniform_(-0.5, 0.5)
-                likelihood = gaussian_likelihood(noisy - mean, self.scale_bound(log_scale))
-                bits = bits - likelihood.log2().sum((1, 2, 3))
                 coded.append(quantize_ste(y_k - mean) + mean)
-            y_hat = torch.cat(coded, 1)
-        return self.synthesise(y_hat, rate), bits
+                # Training needs a smooth rate: noise for rounding (Balle et al. 2017, arXiv:1611.01704).
+                said = y_k + torch.empty_like(y_k).uniform_(-0.5, 0.5) if self.training else coded[-1]
+                likelihood = gaussian_likelihood(said - mean, self.scale_bound(log_scale))
+                bits = bits - likelihood.log2().sum((1, 2, 3))
+        return torch.cat(coded, 1), bits
 
     def analyse(self, image: Tensor, rate: Tensor) -> Tensor:
         """Scaled latents, N x latents x H/16 x W/16, before rounding."""
@@ -148,13 +153,18 @@ class Autoencoder(nn.Module):
 
     def synthesise(self, y_hat: Tensor, rate: Tensor) -> Tensor:
         """Image from decoded latents, N x 3 x H x W, not clipped."""
-        return self.synthesis(y_hat * self.log_inverse_gain[rate].exp()[:, :, None, None]).float() + 0.5
+        return self.synthesis(self.unscale(y_hat, rate)).float() + 0.5
+
+    def unscale(self, y_hat: Tensor, rate: Tensor) -> Tensor:
+        """Latents at the scale that all rates share, as synthesis sees them."""
+        return y_hat * self.log_inverse_gain[rate].exp()[:, :, None, None]
 
     @torch.inference_mode()
-    def reconstruct(self, image: Tensor, rate: Tensor) -> Tensor:
-        """What decoding gives up to float rounding, without coding: any H x W, N x 3 x H x W."""
+    def reconstruct(self, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        """What decoding gives up to float rounding, without coding: image in [0, 1], any N x 3 x H x W, and unscaled latents."""
         height, width = image.shape[2:]
-        return self(pad(image), rate)[0][:, :, :height, :width]
+        y_hat, _ = self.estimate(pad(image), rate)
+        return self.synthesise(y_hat, rate)[:, :, :height, :width].clamp(0, 1), self.unscale(y_hat, rate)
 
     # Coding: one image at a time, on the CPU, exact.
 
@@ -192,6 +202,14 @@ class Autoencoder(nn.Module):
             return symbols
 
         return self._code_groups(hyper, code)
+
+    def hyper_bytes(self, stream: bytes, shape: tuple[int, int]) -> int:
+        """Bytes that the hyper-latents of a stream take when they are coded alone; shape is (H/16, W/16)."""
+        decoder, encoder = RansDecoder(), BufferedRansEncoder()
+        decoder.set_stream(stream)
+        index = self._bottleneck_index((1, self.config.hyper, shape[0] // 4, shape[1] // 4))
+        self._push(encoder, self._pull(decoder, index, self._bottleneck_table), index, self._bottleneck_table)
+        return len(encoder.flush())
 
     def _code_groups(self, hyper: Tensor, code) -> Tensor:
         """Walk groups and checkerboard passes in coding order; `code` turns parameters into symbols. Returns y_hat."""
@@ -248,18 +266,6 @@ class Autoencoder(nn.Module):
         scales = torch.linspace(math.log(SCALE_MIN), math.log(SCALE_MAX), SCALES).exp()
         self.gaussian.update_scale_table(scales, force=True)
         self.bottleneck.update(force=True)
-
-    def rate_loss(self, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rate-distortion loss (scalar), bits per pixel and MSE per image (N each).
-
-        Loss of an image: (bpp + lambda * 255^2 * MSE) * (lambda_mid / lambda)^0.5; the last factor balances the rates (ours).
-        """
-        reconstruction, bits = self(image, rate)
-        mse = F.mse_loss(reconstruction, image, reduction="none").mean((1, 2, 3))
-        bpp = bits / (image.shape[2] * image.shape[3])
-        lambdas = torch.tensor(self.config.lambdas, device=image.device)
-        balance = (lambdas.median() / lambdas[rate]).sqrt()
-        return ((bpp + lambdas[rate] * 255**2 * mse) * balance).mean(), bpp.detach(), mse.detach()
 
 
 def pad(image: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
-"""The file format of a coded image: a 16-byte header that says what it is, then one rANS stream.
+"""The file format of a coded image: a 16-byte header that says what it is, then the payload.
 
 | bytes | field |
 | --- | --- |
 | 0-1 | magic `HF` |
-| 2 | version, 1 |
+| 2 | version, 2 |
 | 3-6 | model: first four bytes of the sha256 of the autoencoder's weight file |
 | 7 | rate index |
 | 8-9, 10-11 | height, width in pixels, unsigned, big endian |
 | 12-15 | CRC-32 of everything else |
-| 16- | rANS stream: hyper-latents, then latents |
+| 16- | payload of coding.py: rANS streams, in each the hyper-latents, then the latents |
 
 All of it counts as rate.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ..errors import StreamError
 
-MAGIC, VERSION = b"HF", 1
+MAGIC, VERSION = b"HF", 2
 HEADER = struct.Struct(">2sB4sBHHI")
 LARGEST = 2**16 - 1  # pixels a side
 

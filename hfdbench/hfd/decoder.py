@@ -1,48 +1,88 @@
-"""Stage 2: sample the photograph behind a stage-1 reconstruction.
-
-The network is evaluated on tiles whose margin covers its receptive field, at every step, on one noise field of the whole
-image: the result equals whole-image sampling and has no seams, while memory stays that of one tile.
+"""Stage 2: the photograph behind a stage-1 reconstruction, sampled or predicted at once.
 
 The residual is whitened over its colours: r = root^-1 (x - x_hat), with root the symmetric square root of the covariance of
 x - x_hat over red, green and blue at each rate, measured on the training pairs. What a codec loses is mostly luma; noise of
 the same colours leaves the network little coloured speckle to remove (ours).
 
-Conventions: images float32, N x 3 x H x W in [0, 1]; rate: long tensor of N indices; root: rates x 3 x 3.
+Conventions: images of `Decoder.forward` float32, N x 3 x H x W in [0, 1]; rate: long tensor of N indices; root: rates x 3 x 3;
+images of `Decoder.sample` uint8, H x W x 3.
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .diffusion import Schedule, alpha_sigma, ancestral
+from .diffusion import LOG_SNR_LIMIT, Schedule, alpha_sigma, ancestral, euler, heun, multistep
 from .network import NetworkConfig, UNet
+from .tiling import Order, Window, groups, noise
+
+Solver = Literal["ancestral", "euler", "heun", "multistep", "once"]
+SOLVERS = Solver.__args__
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """steps: network evaluations; gamma: noise knob of the ancestral sampler, 0 (least) to 1; shift: of the cosine schedule;
-    strength: share of the sampled detail that is added to the reconstruction, 1 for all of it (ours: a dial between
-    distortion and realism); tile: pixels of a tile's side without its margin. Raises ValueError for values out of range."""
+    """How a decoder is run. Raises ValueError for values out of range.
 
+    solver: "once" is a single evaluation without noise, for decoders that predict instead of sampling.
+    steps: of the solver; Heun's take two network evaluations each but the last.
+    path, shift: of the noise schedule; start: the time in (0, 1] to start from, 1 from nothing but noise (DIRAC's late start).
+    run: how many of the steps are run, the last estimate being the result (DIRAC's dial); 0 for all.
+    gamma: noise knob of the ancestral sampler; eta: share of the SDE's noise in the multistep solver; both 0 to 1.
+    strength: share of the sampled detail that is added to the reconstruction (ours: a dial between distortion and realism).
+    tile, overlap: pixels of a cell's side and of what its window adds on each; tile 0 samples the whole picture at once.
+    """
+
+    solver: Solver = "ancestral"
     steps: int = 32
-    gamma: float = 0.0
+    path: Literal["cosine", "linear"] = "cosine"
     shift: float = 1.0
+    start: float = 1.0
+    run: int = 0
+    gamma: float = 0.0
+    eta: float = 0.0
     strength: float = 1.0
-    tile: int = 896
+    tile: int = 512
+    overlap: int = 32
+    order: Order = "checkerboard"
 
     def __post_init__(self):
+        for name, known in (("solver", SOLVERS), ("path", ("cosine", "linear")), ("order", Order.__args__)):
+            if getattr(self, name) not in known:
+                raise ValueError(f'{name} "{getattr(self, name)}" is unknown; use {", ".join(known)}')
         if self.steps < 1:
             raise ValueError(f"steps {self.steps}: at least 1")
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma {self.gamma}: from 0 to 1")
+        if not 0 <= self.run <= self.steps:
+            raise ValueError(f"run {self.run}: from 0 to the {self.steps} steps")
+        for name in ("gamma", "eta"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)}: from 0 to 1")
         if not self.shift > 0:
             raise ValueError(f"shift {self.shift}: above 0")
-        if not 0 < self.strength <= 1:
-            raise ValueError(f"strength {self.strength}: above 0, at most 1")
-        if self.tile < 64 or self.tile % 64:
-            raise ValueError(f"tile {self.tile}: a multiple of 64, at least 64")
+        for name in ("strength", "start"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)}: above 0, at most 1")
+        if self.tile < 0 or self.tile % 64:
+            raise ValueError(f"tile {self.tile}: a multiple of 64, or 0 for the whole picture")
+        if self.overlap < 0 or self.overlap % 16:
+            raise ValueError(f"overlap {self.overlap}: a multiple of 16, at least 0")
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations per pixel, those on overlaps not counted."""
+        if self.solver == "once":
+            return 1
+        steps = self.run or self.steps
+        return 2 * steps - 1 if self.solver == "heun" else steps
+
+    def log_snrs(self) -> Tensor:
+        """Of the steps that are run, from noisy to clean."""
+        times = self.start * torch.linspace(1, 0, self.steps + 1, dtype=torch.float64)[:-1]
+        return Schedule(self.path, self.shift).log_snr(times)[: self.run or self.steps]
 
 
 class Decoder(nn.Module):
@@ -52,70 +92,91 @@ class Decoder(nn.Module):
         self.network = UNet(config)
         self.register_buffer("root", torch.eye(3).repeat(config.rates, 1, 1))
 
-    @property
-    def margin(self) -> int:
-        """Receptive field of the network to one side, in pixels, rounded up to its multiple."""
-        reach, scale = 2 * 2, 2  # first and last convolution at 1/2
-        for level, blocks in enumerate(self.config.blocks):
-            passes = 1 if level == len(self.config.blocks) - 1 else 2
-            reach += scale * 2 * blocks * passes
-            scale *= 2
-        return -(-reach // self.config.multiple) * self.config.multiple
-
-    def loss(
-        self, image: Tensor, reconstruction: Tensor, rate: Tensor, t: Tensor, noise: Tensor, schedule: Schedule
+    def forward(
+        self, z: Tensor, reconstruction: Tensor, log_snr: Tensor, rate: Tensor, latents: Tensor | None = None
     ) -> Tensor:
-        """Mean squared error of v, per image (N). Salimans and Ho 2022, arXiv:2202.00512, section 4."""
-        log_snr = schedule.log_snr(t).float()
-        alpha, sigma = (x[:, None, None, None] for x in alpha_sigma(log_snr))
-        residual = recolour(torch.linalg.inv(self.root[rate]), image - reconstruction)
-        z = alpha * residual + sigma * noise
-        v = self.network(z, reconstruction, log_snr, rate).float()
-        return (v - (alpha * noise - sigma * residual)).square().mean((1, 2, 3))
+        """v of the noisy whitened residual z, N x 3 x H x W."""
+        return self.network(z, reconstruction, log_snr, rate, latents).float()
 
     @torch.inference_mode()
-    def sample(self, reconstruction: Tensor, rate: int, seed: int, how: Sampling = Sampling()) -> Tensor:
-        """A photograph that could have been coded to this reconstruction: 1 x 3 x H x W, in [0, 1].
+    def sample(
+        self,
+        reconstruction: np.ndarray,
+        rate: int,
+        seed: int,
+        how: Sampling,
+        latents: Tensor | None = None,
+        at_once: int = 1,
+    ) -> np.ndarray:
+        """A photograph that could have been coded to this reconstruction.
 
-        Same reconstruction, seed and device: same result, whatever the tile.
+        latents: 1 x C x ceil(H/16) x ceil(W/16) or larger, for networks that see them. Same input, seed and device: same result,
+        however many windows are sampled `at_once`.
         """
-        height, width = reconstruction.shape[2:]
+        height, width = reconstruction.shape[:2]
         multiple = self.config.multiple
-        x_hat = F.pad(reconstruction, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-        x_hat = x_hat.contiguous(memory_format=torch.channels_last)
+        x_hat = np.pad(reconstruction, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="edge")
+        done = np.empty_like(x_hat)
+        for group in groups(*x_hat.shape[:2], how.tile, how.overlap, how.order):
+            by_shape: dict[tuple[int, ...], list[Window]] = {}
+            for window in group:
+                by_shape.setdefault(tuple(window.known.shape), []).append(window)
+            for windows in by_shape.values():
+                for first in range(0, len(windows), at_once):
+                    self._sample_windows(windows[first : first + at_once], x_hat, done, rate, seed, how, latents)
+        return done[:height, :width]
+
+    def _sample_windows(self, windows: list[Window], x_hat, done, rate: int, seed: int, how: Sampling, latents) -> None:
+        """Fill the windows' cells of `done`; windows of one shape are one batch."""
+        device = self.root.device
         root = self.root[rate][None]
         whitening = torch.linalg.inv(root)
-        rates = torch.tensor([rate], device=x_hat.device)
-        generator = torch.Generator().manual_seed(seed)
+        outers = [window.outer for window in windows]
+        view = _cut(x_hat, outers, device)
+        known = torch.stack([window.known for window in windows])[:, None].to(device)
+        finished = recolour(whitening, (_cut(done, outers, device) - view) / how.strength) if known.any() else None
+        rates = torch.tensor([rate], device=device)  # one entry for all: a batch is computed as its parts would be
+        seen = None
+        if self.config.latents:
+            seen = torch.cat([latents[..., t // 16 : b // 16, a // 16 : c // 16] for t, b, a, c in outers]).to(device)
 
-        def noise() -> Tensor:
-            return torch.randn(x_hat.shape, generator=generator).to(x_hat)
+        def fresh(step: int) -> Tensor:
+            field = torch.cat([noise(seed, step, outer) for outer in outers])
+            return field.to(device).contiguous(memory_format=torch.channels_last)
 
-        def predict(z: Tensor, log_snr: Tensor) -> Tensor:
-            return self._tiled(z, x_hat, log_snr.to(z.device)[None], rates, how.tile)
+        log_snrs = torch.tensor([-LOG_SNR_LIMIT], dtype=torch.float64) if how.solver == "once" else how.log_snrs()
+        beginning = torch.zeros_like(view) if how.solver == "once" else float(alpha_sigma(log_snrs[0])[1]) * fresh(0)
 
-        def clip(r: Tensor) -> Tensor:
-            return recolour(whitening, (x_hat + recolour(root, r)).clamp(0, 1) - x_hat)
+        def denoise(z: Tensor, log_snr: Tensor) -> Tensor:
+            alpha, sigma = (float(value) for value in alpha_sigma(log_snr))
+            if finished is not None:  # what is finished is shown at the noise level of the rest
+                z = torch.where(known, alpha * finished + beginning * sigma, z)
+            v = self(z, view, log_snr.float().to(device)[None], rates, seen)
+            r = alpha * z - sigma * v
+            r = recolour(whitening, (view + recolour(root, r)).clamp(0, 1) - view)  # keep r where images can be
+            return r if finished is None else torch.where(known, finished, r)
 
-        r = ancestral(predict, noise(), noise, Schedule(how.shift), how.steps, how.gamma, clip)
-        return (x_hat + how.strength * recolour(root, r))[:, :, :height, :width].clamp(0, 1)
+        solve = {
+            "ancestral": partial(ancestral, noise=fresh, gamma=how.gamma),
+            "euler": euler,
+            "heun": heun,
+            "multistep": partial(multistep, noise=fresh, eta=how.eta),
+            "once": euler,
+        }[how.solver]
+        r = solve(denoise, beginning, log_snrs)
+        image = ((view + how.strength * recolour(root, r)).clamp(0, 1) * 255).round().byte()
+        for window, pixels in zip(windows, image.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
+            (top, bottom, left, right), (above, _, before, _) = window.cell, window.outer
+            done[top:bottom, left:right] = pixels[top - above : bottom - above, left - before : right - before]
 
-    def _tiled(self, z: Tensor, x_hat: Tensor, log_snr: Tensor, rate: Tensor, tile: int) -> Tensor:
-        height, width = z.shape[2:]
-        if height <= tile and width <= tile:
-            return self.network(z, x_hat, log_snr, rate)
-        margin = self.margin
-        out = torch.empty_like(z)
-        for top in range(0, height, tile):
-            for left in range(0, width, tile):
-                bottom, right = min(top + tile, height), min(left + tile, width)
-                above, before = max(top - margin, 0), max(left - margin, 0)
-                window = (..., slice(above, min(bottom + margin, height)), slice(before, min(right + margin, width)))
-                v = self.network(z[window], x_hat[window], log_snr, rate)
-                out[..., top:bottom, left:right] = v[..., top - above : bottom - above, left - before : right - before]
-        return out
+
+def _cut(image: np.ndarray, boxes, device) -> Tensor:
+    """Boxes of a uint8 image as a float batch in [0, 1], channels last in memory."""
+    stack = np.stack([image[top:bottom, left:right] for top, bottom, left, right in boxes])
+    return torch.from_numpy(stack).to(device).permute(0, 3, 1, 2).float() / 255
 
 
 def recolour(matrix: Tensor, x: Tensor) -> Tensor:
-    """Apply N x 3 x 3 matrices to the colours of N x 3 x H x W."""
+    """Apply N x 3 x 3 (or 1 x 3 x 3) matrices to the colours of N x 3 x H x W."""
+    matrix = matrix.expand(len(x), 3, 3)
     return torch.einsum("nij,njhw->nihw", matrix, x).contiguous(memory_format=torch.channels_last)

@@ -4,8 +4,9 @@ Convolutional, without attention, normalised over channels at each pixel: nothin
 tile is computed as the same place of the whole image would be, up to the receptive field. Pixels enter and leave through a
 2x2 space-to-depth (a quarter of the work at the finest level). HFD's paper leaves its network open; this one is ours.
 
-Conventions: N x 3 x H x W, H and W multiples of 8; the noisy residual of unit variance when it is all noise, the
-reconstruction in [0, 1]; log_snr and rate have N entries.
+Conventions: N x 3 x H x W, H and W multiples of 16; the noisy residual of unit variance when it is all noise, the
+reconstruction in [0, 1]; latents (when the network takes them) N x latents x H/16 x W/16, at the scale of one rate for all;
+log_snr and rate have N entries, or one for all.
 """
 
 import itertools
@@ -19,16 +20,19 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """widths and blocks: channels and residual blocks at 1/2, 1/4, ... of the resolution; rates: number of stage-1 rates."""
+    """widths and blocks: channels and residual blocks at 1/2, 1/4, ... of the resolution; rates: number of stage-1 rates;
+    latents: channels of the stage-1 latents that the coarsest level sees, 0 for none."""
 
     widths: tuple[int, ...] = (64, 128, 192)
     blocks: tuple[int, ...] = (1, 1, 2)
     embedding: int = 128
     rates: int = 5
+    latents: int = 0
 
     @property
     def multiple(self) -> int:
-        return 2 ** len(self.widths)
+        """Pixels that a side must be a multiple of: the coarsest level's, and 16 for the latents' grid."""
+        return max(16, 2 ** len(self.widths))
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -73,17 +77,25 @@ class UNet(nn.Module):
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths))
         self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in itertools.pairwise(widths))
         self.up = nn.ModuleList(blocks(level) for level in levels[:-1])
+        if config.latents:  # starts at zero, so that a network trained without latents can go on with them
+            self.latents = nn.Conv2d(config.latents, widths[-1], 1)
+            nn.init.zeros_(self.latents.weight)
+            nn.init.zeros_(self.latents.bias)
         self.leave = nn.Conv2d(widths[0], 12, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
-    def forward(self, noisy: Tensor, reconstruction: Tensor, log_snr: Tensor, rate: Tensor) -> Tensor:
+    def forward(
+        self, noisy: Tensor, reconstruction: Tensor, log_snr: Tensor, rate: Tensor, latents: Tensor | None = None
+    ) -> Tensor:
         """The network's output, N x 3 x H x W (the caller says what it predicts)."""
         embedding = F.silu(self.time(fourier(log_snr)) + self.rate(rate))
         x = torch.cat([noisy, 4 * (reconstruction - 0.5)], 1)
         x = self.enter(F.pixel_unshuffle(x, 2))
         skips = []
         for level, stage in enumerate(self.down):
+            if level == len(self.shrink) and self.config.latents:
+                x = x + F.interpolate(self.latents(latents), size=x.shape[2:], mode="nearest")
             for block in stage:
                 x = block(x, embedding)
             if level < len(self.shrink):

@@ -2,43 +2,49 @@
 
 A recipe (TOML) says everything that shapes the result; it is stored with the weights, together with the hash of the data.
 Step k draws its crops and noise from (seed, k) alone, so a run that was stopped and resumed equals one that was not
-(on the same machine and thread count).
+(on the same machine and thread count). Lightning Fabric runs it: one CPU, one GPU or many, in bfloat16 where the recipe says so.
 """
 
+import contextlib
 import hashlib
-import io
 import json
 import logging
 import math
-import os
+import tempfile
 import time
 import tomllib
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import photos
+from . import objectives, pairs, photos, pictures
+from .adversaries import read_perceptual
 from .autoencoder import STRIDE, Autoencoder, AutoencoderConfig
 from .decoder import Decoder
 from .diffusion import Schedule
 from .network import NetworkConfig
+from .objectives import Batch, Loss
+from .pairs import write_atomically
 from .weights import configured, load_into
 
 log = logging.getLogger(__name__)
+LOG_EVERY = 100  # steps
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """stage: autoencoder | decoder; crop: pixels; learning_rate: peak, reached after `warmup` steps, then cosine to 1/50 of it;
-    ema: decay of the averaged weights, which are what is kept; bf16: run the convolutions in bfloat16."""
+    """objective: "autoencoder" for stage 1, else one of objectives.py; batch: crops over all devices; crop: pixels;
+    learning_rate: peak, reached after `warmup` steps, then cosine to 1/50 of it; ema: decay of the averaged weights, which
+    are what is kept; clip: largest norm of the gradient; bf16: run the networks in bfloat16; model: options of the network."""
 
-    stage: str
+    objective: str
     steps: int
     batch: int = 8
     crop: int = 128
@@ -49,277 +55,313 @@ class Recipe:
     bf16: bool = True
     seed: int = 0
     model: dict = field(default_factory=dict)
-    shift: float = 1.0  # of the noise schedule, decoders only
-    pair_side: int = 384  # pixels of the parts of photographs that are coded, decoders only
-    init: str | None = None  # weights to start from (safetensors)
+    pair_side: int = 384  # pixels of the parts of photographs that are coded, stage 2 only
+    border: int = 64  # pixels around them that are coded with them and dropped, stage 2 only
+    perceptual: str = "inception"  # network of the perceptual loss, GAN decoders only
 
     @staticmethod
     def read(path: Path) -> "Recipe":
-        """Raises ValueError naming file and key for anything unknown or missing."""
+        """Raises ValueError naming file and key for anything unknown, missing or of the wrong type."""
         try:
             data = tomllib.loads(Path(path).read_text())
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise ValueError(f"{path}: not a readable recipe: {error}") from None
-        known = {f.name for f in fields(Recipe)}
-        for key in data:
+        known = {f.name: f.type for f in fields(Recipe)}
+        for key, value in data.items():
             if key not in known:
                 raise ValueError(f'{path}: unknown key "{key}"; a recipe knows {", ".join(sorted(known))}')
-        for key in ("stage", "steps"):
+            if type(value) is not known[key] and not (known[key] is float and type(value) is int):
+                raise ValueError(f"{path}: {key} = {value!r} must be of type {known[key].__name__}")
+        for key in ("objective", "steps"):
             if key not in data:
                 raise ValueError(f'{path}: key "{key}" is missing')
-        if data["stage"] not in ("autoencoder", "decoder"):
-            raise ValueError(f'{path}: stage "{data["stage"]}" is unknown; use "autoencoder" or "decoder"')
         recipe = Recipe(**data)
+        stage_1 = recipe.objective == "autoencoder"
+        if not stage_1 and recipe.objective not in objectives.OBJECTIVES:
+            names = ", ".join(("autoencoder", *objectives.OBJECTIVES))
+            raise ValueError(f'{path}: objective "{recipe.objective}" is unknown; use {names}')
+        options = {f.name for f in fields(AutoencoderConfig if stage_1 else NetworkConfig)} - {"rates", "latents"}
+        for key in recipe.model:
+            if key not in options:
+                raise ValueError(f'{path}: unknown key "{key}" in [model]; it knows {", ".join(sorted(options))}')
         if recipe.crop % STRIDE:
             raise ValueError(f"{path}: crop {recipe.crop} is not a multiple of {STRIDE}")
+        if min(recipe.steps, recipe.batch, recipe.crop) < 1:
+            raise ValueError(f"{path}: steps, batch and crop must be at least 1")
         return recipe
-
-
-@contextmanager
-def seeded(seed: int):
-    """Torch draws from this seed inside, and goes on as before afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 class AutoencoderTask:
     """Rate-distortion training of every rate at once: each crop of a batch draws its own rate."""
 
-    def __init__(self, recipe: Recipe, data: photos.Photos):
-        self.recipe = recipe
-        self.data = data
-        with seeded(recipe.seed):
-            self.model = Autoencoder(configured(AutoencoderConfig, recipe.model))
-        if recipe.init:
-            load_into(self.model, Path(recipe.init))
+    def __init__(self, recipe: Recipe, data: photos.Photos, init: Path | None = None):
+        self.recipe, self.data = recipe, data
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.modules = {"model": Autoencoder(configured(AutoencoderConfig, recipe.model))}
+        if init:
+            load_into(self.modules["model"], init)
+        self.model = self.modules["model"]
 
-    def config(self) -> dict:
-        return asdict(self.model.config)
-
-    def batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        recipe = self.recipe
-        pixels, _ = photos.crops(self.data.images, recipe.batch, recipe.crop, rng)
-        rate = torch.from_numpy(rng.permutation(np.arange(recipe.batch) % len(self.model.config.lambdas)))
+    def batch(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        pixels, _ = photos.crops(self.data.images, count, self.recipe.crop, rng)
+        rates = len(self.model.config.lambdas)
+        rate = torch.from_numpy(rng.permutation((np.arange(count) + rng.integers(rates)) % rates))
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255), rate
 
-    def loss(self, image: Tensor, rate: Tensor) -> tuple[Tensor, dict[str, float]]:
-        loss, bpp, mse = self.model.rate_loss(image, rate)
-        said = {"rd": loss.item(), "bpp": bpp.mean().item(), "psnr_db": (-10 * mse.log10()).mean().item()}
-        return loss + self.model.bottleneck.loss(), said  # the second term fits the quantiles of the hyper-latents
+    def passes(self, modules: dict[str, nn.Module], fabric: Fabric) -> Iterator[tuple[str, Loss]]:
+        def loss(batch):
+            loss, bpp, mse = rate_distortion(modules["model"], *batch)
+            said = {"rd": loss.detach(), "bpp": bpp.mean(), "psnr_db": (-10 * mse.log10()).mean()}
+            return loss + self.model.bottleneck.loss(), said  # the second term fits the quantiles of the hyper-latents
 
-    def finish(self, model: nn.Module) -> None:
-        model.freeze_tables()
+        yield "model", loss
+
+    @torch.no_grad()
+    def samples(self, batch) -> Tensor:
+        """Rows of pictures: originals above reconstructions, 2 x N x 3 x H x W."""
+        return torch.stack([batch[0], self.model.reconstruct(*batch)[0]])
+
+    def finish(self) -> None:
+        self.model.freeze_tables()
+
+
+def rate_distortion(model: nn.Module, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rate-distortion loss (scalar), bits per pixel and MSE per image (N each).
+
+    Loss of an image: (bpp + lambda * 255^2 * MSE) * (lambda_mid / lambda)^0.5; the last factor balances the rates (ours).
+    """
+    reconstruction, bits = model(image, rate)
+    mse = (reconstruction - image).square().mean((1, 2, 3))
+    bpp = bits / (image.shape[2] * image.shape[3])
+    lambdas = torch.tensor(model.config.lambdas, device=image.device)
+    balance = (lambdas.median() / lambdas[rate]).sqrt()
+    return ((bpp + lambdas[rate] * 255**2 * mse) * balance).mean(), bpp.detach(), mse.detach()
 
 
 class DecoderTask:
-    """Diffusion training on pairs (photograph, its stage-1 reconstruction); the autoencoder is frozen, pairs are made once.
+    """Training of a decoder, by any of the objectives, on pairs made once by the frozen autoencoder."""
 
-    HFD precomputes its pairs from larger crops and drops their border (arXiv:2305.18231, section 5.3); here the border stays,
-    so that the network has seen the borders of pictures.
-    """
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: photos.Photos,
+        autoencoder: Autoencoder,
+        cache: Path,
+        init: Path | None = None,
+        perceptual: Path | None = None,
+    ):
+        self.recipe, self.data = recipe, data
+        rates, latents = len(autoencoder.config.lambdas), autoencoder.config.latents
+        seen = latents if recipe.objective == "hfd-plus" else 0
+        self.schedule = Schedule("linear" if recipe.objective == "hfd-rf" else "cosine")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            config = configured(NetworkConfig, recipe.model | {"rates": rates, "latents": seen})
+            self.modules: dict[str, nn.Module] = {"model": Decoder(config)}
+            if recipe.objective in objectives.ADVERSARIAL:
+                if perceptual is None:
+                    raise ValueError(f"objective {recipe.objective} needs the weights of {recipe.perceptual}")
+                self.modules["critic"] = objectives.make_critic(recipe.objective, latents)
+                self.perceptual = read_perceptual(recipe.perceptual, perceptual)
+        self.model = self.modules["model"]
+        if init:
+            load_into(self.model, init, may_lack=("network.latents.weight", "network.latents.bias") if seen else ())
+        self.pairs = pairs.make_pairs(data, autoencoder, recipe.pair_side, recipe.border, cache)
+        self.model.root.copy_(pairs.residual_roots(self.pairs, rates))
 
-    def __init__(self, recipe: Recipe, data: photos.Photos, autoencoder: Autoencoder, cache: Path):
-        self.recipe = recipe
-        self.data = data
-        self.schedule = Schedule(recipe.shift)
-        rates = len(autoencoder.config.lambdas)
-        with seeded(recipe.seed):
-            self.model = Decoder(configured(NetworkConfig, recipe.model | {"rates": rates}))
-        if recipe.init:
-            load_into(self.model, Path(recipe.init))
-        self.pairs = make_pairs(data, autoencoder, recipe.pair_side, cache)
-        self.rates = np.array([pair.rate for pair in self.pairs])
-        self.model.root.copy_(residual_roots(self.pairs, rates))
-
-    def config(self) -> dict:
-        return asdict(self.model.config)
-
-    def batch(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
-        recipe = self.recipe
-        stacks, picked = photos.crops([pair.pixels for pair in self.pairs], recipe.batch, recipe.crop, rng)
-        image, reconstruction = torch.from_numpy(stacks).permute(0, 3, 1, 2).float().div_(255).chunk(2, 1)
+    def batch(self, count: int, rng: np.random.Generator) -> Batch:
+        image, reconstruction, rate, latents = pairs.crops(self.pairs, count, self.recipe.crop, rng)
         # Evenly spread times: one uniform offset, a different stratum each (less variance than independent draws).
-        t = torch.from_numpy((rng.random() + rng.permutation(recipe.batch) / recipe.batch) % 1)
+        t = torch.from_numpy((rng.random() + rng.permutation(count) / count) % 1)
         noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
-        return image, reconstruction, torch.from_numpy(self.rates[picked]), t, noise
+        return Batch(image, reconstruction, rate, latents, t, noise)
 
-    def loss(self, image, reconstruction, rate, t, noise) -> tuple[Tensor, dict[str, float]]:
-        losses = self.model.loss(image, reconstruction, rate, t, noise, self.schedule)
-        low = t < 0.5  # the cleaner half of the schedule
-        return losses.mean(), {"clean_half": losses[low].mean().item(), "noisy_half": losses[~low].mean().item()}
+    def passes(self, modules: dict[str, nn.Module], fabric: Fabric) -> Iterator[tuple[str, Loss]]:
+        objective = self.recipe.objective
+        if objective in objectives.DIFFUSION:
+            yield "model", objectives.diffusion(modules["model"], objective, self.schedule)
+            return
+        frozen = self.perceptual.to(fabric.device, memory_format=torch.channels_last)
 
-    def finish(self, model: nn.Module) -> None:
+        def perceptual(image: Tensor) -> list[Tensor]:
+            with fabric.autocast():
+                return frozen(image)
+
+        yield from objectives.adversarial(modules["model"], modules["critic"], perceptual, objective)
+
+    @torch.no_grad()
+    def samples(self, batch: Batch) -> Tensor:
+        """Rows of pictures, 3 x N x 3 x H x W: originals, reconstructions, and what one evaluation makes of them."""
+        return torch.stack([batch.image, batch.reconstruction, objectives.predict(self.model, batch)[1].clamp(0, 1)])
+
+    def finish(self) -> None:
         pass
 
 
-@dataclass(frozen=True)
-class Pair:
-    """pixels: uint8, H x W x 6, a photograph and its reconstruction at `rate`."""
-
-    pixels: np.ndarray
-    rate: int
-
-
-@torch.inference_mode()
-def make_pairs(data: photos.Photos, autoencoder: Autoencoder, side: int, cache: Path) -> list[Pair]:
-    """A part of each photograph, at most side x side pixels, at two of the rates, the rates taking turns.
-
-    Kept in `cache`, named by data and weights, so that an interrupted start goes on. Raises ValueError for fewer
-    photographs than rates.
-    """
-    digest = hashlib.sha256(f"{data.sha256} {side}".encode())
-    for name, tensor in autoencoder.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-    folder = cache / f"pairs-{digest.hexdigest()[:16]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    rates = len(autoencoder.config.lambdas)
-    if len(data.images) < rates:
-        raise ValueError(f"{len(data.images)} photographs are too few for {rates} rates; give at least {rates}")
-    pairs = []
-    for index, photo in enumerate(tqdm(data.images, desc="pairs", unit="photo", dynamic_ncols=True)):
-        rng = np.random.default_rng((17, index))
-        height, width = min(side, photo.shape[0]), min(side, photo.shape[1])
-        top, left = rng.integers(photo.shape[0] - height + 1), rng.integers(photo.shape[1] - width + 1)
-        image = photo[top : top + height, left : left + width]
-        for rate in sorted({index % rates, (index + rates // 2) % rates}):
-            path = folder / f"{index:06d}-{rate}.npy"
-            if not path.exists():
-                x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
-                x_hat = autoencoder.reconstruct(x, torch.tensor([rate]))[0].clamp(0, 1)
-                pixels = np.concatenate([image, (x_hat * 255).round().byte().permute(1, 2, 0).numpy()], 2)
-                write_atomically(path, lambda temporary, a=pixels: temporary.write_bytes(_npy(a)))
-            pairs.append(Pair(np.load(path, allow_pickle=False), rate))
-    return pairs
-
-
-def residual_roots(pairs: list[Pair], rates: int) -> Tensor:
-    """Symmetric square root of the covariance of x - x_hat over its colours, in [0, 1] pixels: rates x 3 x 3."""
-    products, counts = np.zeros((rates, 3, 3)), np.zeros(rates)
-    for pair in pairs:
-        difference = (pair.pixels[..., :3].astype(np.float32) - pair.pixels[..., 3:]).reshape(-1, 3) / 255
-        products[pair.rate] += difference.T.astype(np.float64) @ difference
-        counts[pair.rate] += len(difference)
-    values, vectors = np.linalg.eigh(products / counts[:, None, None])
-    return torch.from_numpy((vectors * np.sqrt(values)[:, None]) @ vectors.transpose(0, 2, 1))
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
 def train(
-    task, recipe: Recipe, out: Path, device: str = "cpu", keep_every: int = 500, stop_after_s: float | None = None
+    task: AutoencoderTask | DecoderTask,
+    out: Path,
+    fabric: Fabric | None = None,
+    *,
+    keep_every: int = 500,
+    stop_after_s: float | None = None,
+    compiled: bool = False,
 ) -> Path | None:
-    """Train to the recipe's last step. Writes out/checkpoint.pt, out/log.jsonl and, at the end, out/weights.safetensors.
+    """Train to the recipe's last step. Writes checkpoint.pt, log.jsonl and loss.png, at the end samples.png and weights.safetensors.
 
     Resumes from out/checkpoint.pt when it is there. Returns the path of the weights, or None when stop_after_s ran out first.
-    Raises ValueError when the checkpoint was made by another recipe or other data.
+    compiled: torch.compile the networks (takes a C++ compiler; 1.6 times as fast on a CPU).
+    Raises ValueError when the checkpoint was made by another recipe or other data, or cannot be read.
     """
+    recipe = task.recipe
+    fabric = fabric or make_fabric("cpu", 1, recipe.bf16)
     out.mkdir(parents=True, exist_ok=True)
-    model = task.model.to(device=device, memory_format=torch.channels_last).train()
-    # Gains and quantiles have far to go and little to upset: ten times the pace. The quantiles of the entropy bottleneck
-    # have a loss of their own, so they have no say in gradient clipping.
-    names = dict(model.named_parameters())
-    quantiles = [p for name, p in names.items() if name.endswith("quantiles")]
-    gains = [p for name, p in names.items() if name.endswith("gain")]
-    weights = [p for name, p in names.items() if not name.endswith(("quantiles", "gain"))]
-    groups = [{"params": weights, "pace": 1}, {"params": gains, "pace": 10}, {"params": quantiles, "pace": 10}]
-    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    modules, optimizers, trained = {}, {}, {}
+    for name, module in task.modules.items():
+        module.to(memory_format=torch.channels_last).train()
+        optimizer = torch.optim.Adam(parameter_groups(module), betas=(0.9, 0.99) if name == "model" else (0.5, 0.9))
+        if compiled:
+            module.forward = torch.compile(module.forward)
+        modules[name], optimizers[name] = fabric.setup(module, optimizer)
+        # The quantiles of the entropy bottleneck have a loss of their own: they have no say in clipping.
+        trained[name] = [p for n, p in module.named_parameters() if not n.endswith("quantiles")]
+    average = {k: v.detach().clone() for k, v in task.model.state_dict().items()}
     identity = json.dumps({"recipe": asdict(recipe), "data": task.data.sha256}, sort_keys=True)
-    start = 0
-    checkpoint = out / "checkpoint.pt"
+    start, checkpoint = 0, out / "checkpoint.pt"
     if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        if saved["identity"] != identity:
-            raise ValueError(f"{checkpoint}: made by another recipe or other data; choose another --out or delete it")
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+        saved = read_checkpoint(checkpoint, identity, fabric.device)
+        for name, module in task.modules.items():
+            module.load_state_dict(saved["modules"][name])
+            optimizers[name].load_state_dict(saved["optimizers"][name])
         average, start = saved["average"], saved["step"]
         log.info("resuming at step %d", start)
 
     def keep(step: int) -> None:
-        state = dict(
-            identity=identity, model=model.state_dict(), optimizer=optimizer.state_dict(), average=average, step=step
-        )
-        write_atomically(checkpoint, lambda path: torch.save(state, path))
+        fabric.barrier()
+        if fabric.is_global_zero:
+            state = dict(
+                identity=identity,
+                modules={name: module.state_dict() for name, module in task.modules.items()},
+                optimizers={name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+                average=average,
+                step=step,
+            )
+            try:
+                write_atomically(checkpoint, lambda path: torch.save(state, path))
+            except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+                kept = "the last good one is intact" if checkpoint.exists() else "there was none before"
+                raise OSError(
+                    f"{checkpoint}: step {step} could not be written ({error}); {kept}; free disk space and run again"
+                ) from None
+            pictures.loss_curves(out / "log.jsonl", out / "loss.png")
 
-    began = time.monotonic()
-    sums: dict[str, float] = {}
+    passes = list(task.passes(modules, fabric))
+    shown = _place(task.batch(6, np.random.default_rng((recipe.seed, 2**40))), fabric.device)
+    count, rank = max(1, recipe.batch // fabric.world_size), fabric.global_rank
+    began, sums, summed = time.monotonic(), {}, 0
     with open(out / "log.jsonl", "a") as journal, torch.random.fork_rng(devices=[]):
-        bar = tqdm(total=recipe.steps, initial=start, unit="step", dynamic_ncols=True)
+        bar = tqdm(
+            total=recipe.steps, initial=start, unit="step", dynamic_ncols=True, disable=not fabric.is_global_zero
+        )
         for step in range(start, recipe.steps):
-            rate = learning_rate(recipe, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["pace"]
-            rng = np.random.default_rng((recipe.seed, step))
+            rng = np.random.default_rng((recipe.seed, step, rank))
             torch.manual_seed(int(rng.integers(2**63)))  # noise inside the loss; the generator is restored afterwards
-            inputs = [x.to(device) for x in task.batch(rng)]
-            inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device, torch.bfloat16, enabled=recipe.bf16):
-                loss, said = task.loss(*inputs)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(weights + gains, recipe.clip)
-            if torch.isfinite(norm):
-                optimizer.step()
+            batch = _place(task.batch(count, rng), fabric.device)
+            summed += 1
+            for name, loss_of in passes:
+                optimizer = optimizers[name]
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(recipe, step) * group["pace"]
+                loss, said = loss_of(batch)
+                optimizer.zero_grad(set_to_none=True)
+                fabric.backward(loss)
+                norm = nn.utils.clip_grad_norm_(trained[name], recipe.clip)
+                if torch.isfinite(norm):
+                    optimizer.step()
+                for key, value in {"loss": loss, "grad_norm": norm, **said}.items():
+                    key = key if name == "model" else f"{name}_{key}"
+                    sums[key] = sums.get(key, 0.0) + value.detach()
             with torch.no_grad():
                 decay = min(recipe.ema, (step + 1) / (step + 10))
-                for name, value in model.state_dict().items():
+                for name, value in task.model.state_dict().items():
                     if value.is_floating_point():
                         average[name].lerp_(value, 1 - decay)
                     else:
                         average[name].copy_(value)
-            for key, value in {"loss": loss.item(), "grad_norm": norm.item(), **said}.items():
-                sums[key] = sums.get(key, 0.0) + value
             bar.update()
-            if (step + 1) % 100 == 0 or step + 1 == recipe.steps:
-                count = (step % 100) + 1
-                means = {key: round(value / count, 5) for key, value in sums.items()}
-                sums = {}
-                journal.write(
-                    json.dumps(
-                        {
-                            "step": step + 1,
-                            "learning_rate": rate,
-                            "elapsed_s": round(time.monotonic() - began, 1),
-                            **means,
-                        }
-                    )
-                    + "\n"
-                )
+            last = step + 1 == recipe.steps
+            if fabric.is_global_zero and ((step + 1) % LOG_EVERY == 0 or last):
+                means = {key: round(float(value) / summed, 5) for key, value in sums.items()}
+                sums, summed = {}, 0
+                elapsed_s = round(time.monotonic() - began, 1)
+                line = {"step": step + 1, "learning_rate": learning_rate(recipe, step), "elapsed_s": elapsed_s, **means}
+                journal.write(json.dumps(line) + "\n")
                 journal.flush()
                 bar.set_postfix(means)
             late = stop_after_s is not None and time.monotonic() - began > stop_after_s
-            if (step + 1) % keep_every == 0 or step + 1 == recipe.steps or late:
+            if (step + 1) % keep_every == 0 or last or late:
                 keep(step + 1)
-            if late and step + 1 < recipe.steps:
+            if late and not last:
                 bar.close()
                 return None
         bar.close()
-    return export(task, recipe, average, recipe.steps, out / "weights.safetensors")
-
-
-def export(task, recipe: Recipe, average: dict[str, Tensor], steps: int, path: Path) -> Path:
-    """Write averaged weights with everything needed to name them: config, recipe, data hash, steps, in the metadata."""
     task.model.load_state_dict(average)
     task.model.cpu().eval()
-    task.finish(task.model)
+    task.finish()
+    if fabric.is_global_zero:
+        pictures.sample_grid(task.samples(_place(shown, "cpu")), out / "samples.png")
+        export(task, out / "weights.safetensors")
+    return out / "weights.safetensors"
+
+
+def _place(batch, device):
+    if isinstance(batch, Batch):
+        return batch.to(device)
+    return tuple(tensor.to(device) for tensor in batch)
+
+
+def make_fabric(device: str, devices: int, bf16: bool) -> Fabric:
+    """One process for each of `devices`, gradients averaged between them; quantiles have no gradient from the networks."""
+    strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
+    precision = "bf16-mixed" if bf16 else "32-true"
+    return Fabric(accelerator=device, devices=devices, strategy=strategy, precision=precision)
+
+
+def parameter_groups(module: nn.Module) -> list[dict]:
+    """Gains and quantiles of the autoencoder have far to go and little to upset: ten times the pace."""
+    paces: dict[int, list] = {1: [], 10: []}
+    for name, parameter in module.named_parameters():
+        paces[10 if name.endswith(("quantiles", "gain")) else 1].append(parameter)
+    return [{"params": parameters, "pace": pace} for pace, parameters in paces.items() if parameters]
+
+
+def read_checkpoint(path: Path, identity: str, device) -> dict:
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+        same = saved["identity"] == identity
+    except Exception as error:  # torch raises half a dozen types for a damaged file
+        raise ValueError(f"{path}: not a checkpoint of hfdbench ({error}); choose another --out or delete it") from None
+    if not same:
+        raise ValueError(f"{path}: made by another recipe or other data; choose another --out or delete it")
+    return saved
+
+
+def export(task: AutoencoderTask | DecoderTask, path: Path) -> None:
+    """Write the weights with everything needed to name them: config, recipe, data hash, steps, in the metadata."""
     metadata = {
-        "config": json.dumps(task.config()),
-        "recipe": json.dumps(asdict(recipe) | {"init": recipe.init and Path(recipe.init).name}),
+        "config": json.dumps(asdict(task.model.config)),
+        "recipe": json.dumps(asdict(task.recipe)),
+        "objective": task.recipe.objective,
         "data_sha256": task.data.sha256,
         "photographs": str(len(task.data.names)),
-        "steps": str(steps),
+        "steps": str(task.recipe.steps),
         "torch": torch.__version__,
     }
     state = {k: v.detach().cpu().contiguous() for k, v in task.model.state_dict().items()}
-    tensors = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}  # half the size, no loss seen
+    # Half the size, no loss seen; single numbers are bounds such as 1e-9, which half precision would round to 0.
+    tensors = {k: v.half() if v.dtype == torch.float32 and v.numel() > 1 else v for k, v in state.items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
-    return path
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -330,27 +372,26 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def write_atomically(path: Path, write) -> None:
-    """Let `write` fill a temporary neighbour, then rename it: the old file stays whole if anything fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def train_recipe(
     recipe_name: str,
     data: Path,
     out: Path,
+    *,
     autoencoder: Path | None = None,
+    init: Path | None = None,
+    perceptual: Path | None = None,
+    pair_cache: Path | None = None,
+    data_root: Path | None = None,
     device: str = "cpu",
+    devices: int = 1,
     threads: int | None = None,
     stop_after_s: float | None = None,
+    compiled: bool = False,
+    dry_run: bool = False,
 ) -> Path | None:
     """`train` from a recipe's path, or its bare name for a bundled one; logs to out/train.log.
 
+    dry_run: one step on one crop in a folder that is thrown away; says what the recipe builds. Returns None.
     Raises ValueError for a recipe, folder or weights that cannot be used.
     """
     from ..cards import bundled_root
@@ -360,28 +401,72 @@ def train_recipe(
     if not path.exists() and path.name == recipe_name:
         path = bundled_root() / "codecs" / "recipes" / f"{recipe_name}.toml"
     recipe = Recipe.read(path)
-    if recipe.stage == "decoder" and autoencoder is None:
+    stage_1 = recipe.objective == "autoencoder"
+    if not stage_1 and autoencoder is None:
         raise ValueError(f"{path}: stage 2 needs the stage-1 weights; give them with --autoencoder")
+    if recipe.objective in objectives.ADVERSARIAL and perceptual is None:
+        perceptual = default_perceptual(path, recipe, data_root)
     if not data.is_dir():
         raise ValueError(f"--data {data}: no such folder")
     if threads:
         torch.set_num_threads(threads)
-    out.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(out / "train.log")
+    with contextlib.ExitStack() as stack:
+        if dry_run:
+            recipe = replace(recipe, steps=1, batch=devices)
+            out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            pair_cache = out
+        fabric = make_fabric(device, devices, recipe.bf16)
+        fabric.launch()
+        out.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(logged_to(out / "train.log"))
+        found = photos.read_photos(data, recipe.crop + (0 if stage_1 else 2 * recipe.border))
+        log.info(
+            "%s: %d photographs, sha256 %s, %d left out", path, len(found.names), found.sha256, len(found.left_out)
+        )
+        if init:
+            log.info("starting from %s, sha256 %s", init.name, hashlib.sha256(init.read_bytes()).hexdigest())
+        (out / "data.txt").write_text("".join(f"{name}\n" for name in found.names))
+        if stage_1:
+            task = AutoencoderTask(recipe, found, init)
+        else:
+            model = read_autoencoder(autoencoder).module
+            if dry_run:
+                few = len(model.config.lambdas)
+                found = replace(found, names=found.names[:few], images=found.images[:few])
+            task = DecoderTask(recipe, found, model, pair_cache or out, init, perceptual)
+        weights = train(task, out, fabric, stop_after_s=stop_after_s, compiled=compiled)
+        if not dry_run:
+            return weights
+        for name, module in task.modules.items():
+            print(f"{path.stem}: {name} of {sum(p.numel() for p in module.parameters()):,} parameters: one step done")
+        return None
+
+
+def default_perceptual(path: Path, recipe: Recipe, data_root: Path | None) -> Path:
+    """Inception's weights where FID finds them. Raises ValueError with the cure when there are none, or for another network."""
+    from ..dataset import find_data_root
+    from ..errors import Unavailable
+    from ..metrics.features import find_inception
+
+    if recipe.perceptual != "inception":
+        raise ValueError(
+            f"{path}: the perceptual loss needs the weights of {recipe.perceptual}; give --perceptual FILE"
+        )
+    try:
+        return find_inception(None, find_data_root(data_root))
+    except Unavailable as error:
+        raise ValueError(f"{path}: the perceptual loss has no network: {error}; or give --perceptual FILE") from None
+
+
+@contextlib.contextmanager
+def logged_to(path: Path):
+    """What this package logs goes to the file, too."""
+    handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.parent.addHandler(handler)
     log.parent.setLevel(logging.INFO)
     try:
-        found = photos.read_photos(data, recipe.crop)
-        log.info(
-            "%s: %d photographs, sha256 %s, %d left out", path, len(found.names), found.sha256, len(found.left_out)
-        )
-        (out / "data.txt").write_text("".join(f"{name}\n" for name in found.names))
-        if recipe.stage == "autoencoder":
-            task = AutoencoderTask(recipe, found)
-        else:
-            task = DecoderTask(recipe, found, read_autoencoder(autoencoder).module, out)
-        return train(task, recipe, out, device, stop_after_s=stop_after_s)
+        yield
     finally:
         log.parent.removeHandler(handler)
         handler.close()

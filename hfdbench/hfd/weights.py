@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from .autoencoder import Autoencoder, AutoencoderConfig
-from .decoder import Decoder
+from .decoder import Decoder, Sampling
 from .network import NetworkConfig
 
-C = TypeVar("C", AutoencoderConfig, NetworkConfig)
+C = TypeVar("C", AutoencoderConfig, NetworkConfig, Sampling)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,11 @@ def read_decoder(path: Path) -> Model:
 
 
 def configured(kind: type[C], values: dict) -> C:
-    """A frozen config from JSON or TOML values, whose lists are its tuples. Raises TypeError for an unknown key."""
+    """A frozen config from JSON or TOML values, whose lists are its tuples. Raises ValueError for an unknown key."""
+    known = [field.name for field in fields(kind)]
+    for key in values:
+        if key not in known:
+            raise ValueError(f'unknown option "{key}"; there are {", ".join(known)}')
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
@@ -45,7 +49,7 @@ def _read(path: Path, build) -> Model:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         module = build(json.loads(metadata["config"]))
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not weights of this model: {error}; restore the file") from None
     load_into(module, path)
     with open(path, "rb") as stream:
@@ -53,14 +57,17 @@ def _read(path: Path, build) -> Model:
     return Model(module.eval().requires_grad_(False), digest[:4], metadata)
 
 
-def load_into(module: torch.nn.Module, path: Path) -> None:
-    """Copy a file's tensors into a module built for them. Raises ValueError naming the file when they do not fit."""
+def load_into(module: torch.nn.Module, path: Path, may_lack: tuple[str, ...] = ()) -> None:
+    """Copy a file's tensors into a module built for them; those in may_lack may be missing and stay as they are.
+
+    Raises ValueError naming the file when they do not fit.
+    """
     try:
         tensors = {k: v.float() if v.dtype == torch.float16 else v for k, v in load_file(path).items()}
         for name, buffer in list(module.named_buffers()):
             if name in tensors and buffer.shape != tensors[name].shape:  # probability tables are empty in a new model
                 owner, _, leaf = name.rpartition(".")
                 setattr(module.get_submodule(owner), leaf, torch.empty_like(tensors[name]))
-        module.load_state_dict(tensors)
+        module.load_state_dict({name: module.state_dict()[name] for name in may_lack} | tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path}: these weights do not fit the model: {error}; restore the file") from None

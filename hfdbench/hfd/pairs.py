@@ -1,0 +1,113 @@
+"""Training pairs of stage 2: a photograph's part, its stage-1 reconstruction, its latents. The autoencoder is frozen.
+
+Pairs are made once, from larger parts whose border is dropped, so that no pair shows what coding does at a picture's edge (HFD,
+arXiv:2305.18231, section 5.3: 640 pixels, of which a border of 64 is dropped).
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from .autoencoder import Autoencoder
+from .photos import Photos
+
+GRID = 16  # pixels per latent: crops start and end on it
+
+
+@dataclass(frozen=True)
+class Pair:
+    """pixels: uint8, H x W x 6, photograph and reconstruction; latents: float16, C x H/16 x W/16, unscaled; rate: index."""
+
+    pixels: np.ndarray
+    latents: np.ndarray
+    rate: int
+
+
+@torch.inference_mode()
+def make_pairs(photos: Photos, autoencoder: Autoencoder, side: int, border: int, cache: Path) -> list[Pair]:
+    """A part of each photograph, at most side x side pixels, at two of the rates, the rates taking turns.
+
+    Kept in `cache`, named by data and weights, so that an interrupted start goes on. Raises ValueError for fewer
+    photographs than rates, or a border off the grid of 16.
+    """
+    if side % GRID or border % GRID:
+        raise ValueError(f"pair_side {side} and border {border} must be multiples of {GRID}")
+    rates = len(autoencoder.config.lambdas)
+    if len(photos.images) < rates:
+        raise ValueError(f"{len(photos.images)} photographs are too few for {rates} rates; give at least {rates}")
+    digest = hashlib.sha256(f"{photos.sha256} {side} {border}".encode())
+    for name, tensor in autoencoder.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    folder = cache / f"pairs-{digest.hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = []
+    for index, photo in enumerate(tqdm(photos.images, desc="pairs", unit="photo", dynamic_ncols=True)):
+        rng = np.random.default_rng((17, index))
+        height, width = (min(side, (length - 2 * border) // GRID * GRID) for length in photo.shape[:2])
+        top = rng.integers(photo.shape[0] - height - 2 * border + 1)
+        left = rng.integers(photo.shape[1] - width - 2 * border + 1)
+        part = photo[top : top + height + 2 * border, left : left + width + 2 * border]
+        for rate in sorted({index % rates, (index + rates // 2) % rates}):
+            path = folder / f"{index:06d}-{rate}.safetensors"
+            if not path.exists():
+                x = torch.from_numpy(np.array(part)).permute(2, 0, 1)[None].float() / 255
+                x_hat, y = autoencoder.reconstruct(x, torch.tensor([rate]))
+                both = torch.cat([x, x_hat], 1)[0, :, border : border + height, border : border + width]
+                inner = (slice(border // GRID, (border + length) // GRID) for length in (height, width))
+                tensors = {
+                    "pixels": (both * 255).round().byte().permute(1, 2, 0).contiguous(),
+                    "latents": y[(0, slice(None), *inner)].half().contiguous(),
+                }
+                write_atomically(path, lambda temporary, tensors=tensors: save_file(tensors, temporary))
+            tensors = load_file(path)
+            pairs.append(Pair(tensors["pixels"].numpy(), tensors["latents"].numpy(), rate))
+    return pairs
+
+
+def crops(pairs: list[Pair], count: int, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Random crops on the grid, flipped at random: image, reconstruction (N x 3 x side x side), rate (N), latents.
+
+    Large pairs are drawn more often.
+    """
+    sides = np.sqrt([pair.pixels.shape[0] * pair.pixels.shape[1] for pair in pairs])
+    picked = rng.choice(len(pairs), size=count, p=sides / sides.sum())
+    pixels, latents = [], []
+    for pair in (pairs[k] for k in picked):
+        down, right = (int(rng.integers((length - side) // GRID + 1)) for length in pair.pixels.shape[:2])
+        y, x = slice(down * GRID, down * GRID + side), slice(right * GRID, right * GRID + side)
+        part, said = pair.pixels[y, x], pair.latents[:, down : down + side // GRID, right : right + side // GRID]
+        if rng.integers(2):
+            part, said = part[:, ::-1], said[:, :, ::-1]
+        pixels.append(part)
+        latents.append(said)
+    image, reconstruction = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255).chunk(2, 1)
+    rate = torch.tensor([pairs[k].rate for k in picked])
+    return image, reconstruction, rate, torch.from_numpy(np.stack(latents)).float()
+
+
+def residual_roots(pairs: list[Pair], rates: int) -> Tensor:
+    """Symmetric square root of the covariance of x - x_hat over its colours, in [0, 1] pixels: rates x 3 x 3."""
+    products, counts = np.zeros((rates, 3, 3)), np.zeros(rates)
+    for pair in pairs:
+        difference = (pair.pixels[..., :3].astype(np.float32) - pair.pixels[..., 3:]).reshape(-1, 3) / 255
+        products[pair.rate] += difference.T.astype(np.float64) @ difference
+        counts[pair.rate] += len(difference)
+    values, vectors = np.linalg.eigh(products / counts[:, None, None])
+    return torch.from_numpy((vectors * np.sqrt(values)[:, None]) @ vectors.transpose(0, 2, 1)).float()
+
+
+def write_atomically(path: Path, write) -> None:
+    """Let `write` fill a temporary neighbour, then rename it: the old file stays whole if anything fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
