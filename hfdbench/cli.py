@@ -453,29 +453,82 @@ def fetch(
 
 
 @app.command()
+def claims(
+    dataset: Annotated[str, typer.Option("--dataset", help="Dataset that the decoders were measured on.")] = "kodak",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Try claims 4 to 8 on the first N images alone.")
+    ] = None,
+    metric: Annotated[str, typer.Option("--metric", help="fid, or fd_mini where there is no Inception.")] = "fid",
+    run: Annotated[bool, typer.Option("--run", help="Measure first what is missing: takes a while.")] = False,
+    form: Annotated[Form, typer.Option("--format", help="table, markdown or json.")] = Form.table,
+    out: Out = Path("results"),
+    device: DeviceOption = Device.auto,
+    workers: Workers = 1,
+    inception: Inception = None,
+    data_root: DataRoot = None,
+    cards: Cards = None,
+) -> None:
+    """Try the claims of HFD's paper on stored results: numbers, intervals, verdicts."""
+    from . import pipeline
+    from .report import claims as trial
+
+    if run:
+        known = dict(out=out, workers=workers, inception=inception, data_root=data_root, cards=tuple(cards or ()))
+        with Bar() as progress:
+            for request in trial.requests(dataset, limit, device=chosen(device), **known):
+                complain([pipeline.run(request, progress)])
+    verdicts = trial.from_stored(out, dataset, limit, metric, data_root, cards or ())
+    print(trial.render(verdicts, form.value), end="")
+
+
+@app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe (TOML): a path, or the name of a bundled one: elic, hfd.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe (TOML): a path, or the name of a bundled one: elic, hfd …")],
     data: Annotated[Path, typer.Option("--data", help="Folder of photographs.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of checkpoint, log and weights; resumes what it holds.")],
     autoencoder: Annotated[Path | None, typer.Option("--autoencoder", help="Stage-1 weights, for stage 2.")] = None,
+    init: Annotated[Path | None, typer.Option("--init", help="Weights to start from, of the same network.")] = None,
+    perceptual: Annotated[
+        Path | None, typer.Option("--perceptual", help="Weights of the perceptual loss's network, for GAN decoders.")
+    ] = None,
+    pairs: Annotated[Path | None, typer.Option("--pairs", help="Folder that several stage-2 trainings share.")] = None,
     device: DeviceOption = Device.auto,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="How many of them, through Lightning Fabric.")] = 1,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
     stop_after: Annotated[
         float | None, typer.Option("--stop-after", help="Minutes after which to stop, resumable.")
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile the networks; takes a C++ compiler.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="One step on one crop, nothing kept.")] = False,
+    data_root: DataRoot = None,
 ) -> None:
     """Train a stage of HFD from a folder of photographs; run again to resume."""
     from .hfd.training import train_recipe
 
     try:
         weights = train_recipe(
-            recipe, data, out, autoencoder, chosen(device), threads, None if stop_after is None else 60 * stop_after
+            recipe,
+            data,
+            out,
+            autoencoder=autoencoder,
+            init=init,
+            perceptual=perceptual,
+            pair_cache=pairs,
+            data_root=data_root,
+            device=chosen(device),
+            devices=devices,
+            threads=threads,
+            stop_after_s=None if stop_after is None else 60 * stop_after,
+            compiled=compiled,
+            dry_run=dry_run,
         )
     except (ValueError, OSError) as error:
         raise BadRequest(str(error)) from None
-    if weights is None:
+    if weights is None and not dry_run:
         print(f"stopped early; run the same command to go on from {out / 'checkpoint.pt'}", file=sys.stderr)
-    else:
+    elif weights is not None:
         print(weights)
 
 
@@ -612,18 +665,24 @@ def chosen(device: Device) -> str:
     return "cpu"
 
 
-def tell(summaries: "list[Summary]") -> None:
-    """Print the points on stdout, what was left out on stderr, and leave with the exit code."""
-    import pandas as pd
-
-    from .report.tables import POINT_COLUMNS, render
-
+def complain(summaries: "list[Summary]") -> None:
+    """Say on stderr what was left out and what failed."""
     for summary in summaries:
         for label, reason in summary.skipped:
             print(f"skipped {label}: {reason}", file=sys.stderr)
         for label, errors in summary.failed:
             for error in errors:
                 print(f"failed {label}: {error}", file=sys.stderr)
+
+
+def tell(summaries: "list[Summary]") -> None:
+    """Print the points on stdout, what was left out on stderr, and leave with the exit code."""
+    import pandas as pd
+
+    from .report.tables import POINT_COLUMNS, render
+
+    complain(summaries)
+    for summary in summaries:
         print(
             f"{len(summary.done)} done, {len(summary.existing)} there already, "
             f"{len(summary.skipped)} skipped, {len(summary.failed)} failed",
