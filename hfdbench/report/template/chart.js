@@ -58,7 +58,8 @@ const isDark = () => document.documentElement.dataset.theme === "dark";
 
 function applyTheme() {
   document.documentElement.dataset.theme = theme === "auto" ? (system.matches ? "dark" : "light") : theme;
-  $$("theme").textContent = `Theme: ${theme}`;
+  $$("theme").replaceChildren(h("span", { class: "wide" }, "Theme: "), theme);
+  $$("theme").setAttribute("aria-label", `Theme: ${theme}`);
 }
 applyTheme();
 system.addEventListener("change", () => { applyTheme(); repaint(); });
@@ -122,7 +123,7 @@ const drawn = () => codecs().filter((codec) => !state.hidden.has(codec)).map((co
 
 function axisTitle(column) {
   const metric = D.metrics[column];
-  let title = metric.title === column && metric.unit ? `${column} (${metric.unit})` : metric.title;
+  let title = metric.title === column && metric.unit && metric.unit !== "1" ? `${column} (${metric.unit})` : metric.title;
   const labelled = set().points.find((p) => p.fid_label && p.ids.fid_id === state.fingerprints.fid_id);
   if (identity(column) === "fid_id" && labelled) title += labelled.fid_label.replace(/^FID/, "");
   return title;
@@ -211,7 +212,8 @@ function layout() {
 function drawChart() {
   const series = traces();
   Plotly.react("chart", series, layout(), {
-    responsive: true, displaylogo: false, scrollZoom: false, showTips: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], displayModeBar: true,
+    responsive: true, displaylogo: false, scrollZoom: false, showTips: false, displayModeBar: true,
+    modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]], // none that would send the chart away
     toImageButtonOptions: { format: "svg", filename: `hfdbench-${set().id}-${state.y}` },
   });
   $$("chart").querySelector(".modebar")?.setAttribute("aria-label", "Tools of the chart");
@@ -290,7 +292,7 @@ function drawControls() {
   $$("presets").replaceChildren(...usable().map((i) => h("button", { type: "button", "data-figure": i, "aria-pressed": String(i === state.figure), onclick: () => { choose(i); } }, short(D.figures[i]))));
 }
 
-const short = (figure) => [figure.x, figure.y].map((c) => D.metrics[c].name.replace(/^./, (f) => f.toUpperCase())).join(" – ");
+const short = (figure) => [figure.x, figure.y].map((c) => D.metrics[c].name).map((name) => (name.includes("_") ? name : name[0].toUpperCase() + name.slice(1))).join(" – ");
 const has = (column) => D.metrics[column] && set().points.some((p) => p.values[column] !== undefined);
 const first = (i) => Number(D.figures[i].id !== "rate-fid");
 const usable = () => D.figures.map((_, i) => i).sort((i, j) => first(i) - first(j)).filter((i) => has(D.figures[i].x) && has(D.figures[i].y) && [null, set().id].includes(D.figures[i].dataset));

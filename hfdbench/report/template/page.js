@@ -131,7 +131,7 @@ function provenance(index, column) {
   const number = (name) => {
     const metric = D.metrics[name], checked = metric.reference ? `Checked against: ${metric.reference}.` : "", source = metric.module ? `Computed by hfdbench ${metric.module}${metric.year ? `, proposed in ${metric.year}` : ""}. ` : "";
     const bounds = p.intervals[name] ? ` [${p.intervals[name].join(", ")}], 95 % by bootstrap over images` : "";
-    return [name, `${p.values[name]}${metric.unit ? ` ${metric.unit}` : ""}${bounds}`, `${metric.meaning ? metric.meaning.replace(/^./, (f) => f.toUpperCase()) + ". " : ""}${source}${checked}`];
+    return [name, `${p.values[name]}${metric.unit && metric.unit !== "1" ? ` ${metric.unit}` : ""}${bounds}`, `${metric.meaning ? metric.meaning.replace(/^./, (f) => f.toUpperCase()) + ". " : ""}${source}${checked}`];
   };
   const names = Object.keys(D.metrics).filter((name) => p.values[name] !== undefined);
   $$("source-title").textContent = `${column}: ${c.title} ${p.point} on ${set().title}`;

@@ -105,10 +105,10 @@ function spectrum(picture) {
   return { canvas: made, frequency: Array.from(sums, (_, i) => i / n), db: Array.from(sums, (s, i) => 10 * Math.log10(s / counts[i] + 1e-9)) };
 }
 
-/** What a slot shows in the present view, or null. */
+/** What a slot shows in the present view, or null; the original, which differs from nothing, is itself. */
 async function drawable(slot) {
   const source = sourceOf(slot), picture = await bitmap(source, state.image);
-  if (!picture || state.view === "picture") return picture;
+  if (!picture || state.view === "picture" || (state.view === "difference" && slot === "O")) return picture;
   const key = `${state.dataset}/${source}/${state.image}/${state.view}`;
   if (state.view === "spectrum") return remember(surfaces, key, () => spectrum(picture)).canvas;
   const original = await bitmap("o", state.image);
