@@ -1,59 +1,34 @@
-"""HFD itself: exact entropy coding, the container, the schedule, the sampler, tiles, training."""
+"""HFD's coding: exact arithmetic, the container, slices of large pictures, weights that do not fit."""
 
 import json
-import math
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from helpers_hfd import NETWORK, SMALL, autoencoder, decoder, picture, write
+from safetensors.torch import save_file
 
-from hfdbench.adapters.hfd import HFD
 from hfdbench.errors import StreamError
-from hfdbench.hfd import exact, photos, training
-from hfdbench.hfd.autoencoder import AutoencoderConfig
+from hfdbench.hfd import coding, exact
+from hfdbench.hfd.autoencoder import pad
 from hfdbench.hfd.container import Coded
-from hfdbench.hfd.decoder import Decoder, Sampling
-from hfdbench.hfd.diffusion import Schedule, alpha_sigma, ancestral
-from hfdbench.hfd.network import NetworkConfig
-
-SMALL = AutoencoderConfig(widths=(8, 16, 16), groups=(4, 4, 8), hyper=8, context=16, lambdas=(0.002, 0.01))
+from hfdbench.hfd.weights import load_into, read_autoencoder, read_decoder
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    """Eight smooth random pictures, one damaged, one too small."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for k in range(8):
-        coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
-        coarse.resize((160, 130), Image.Resampling.BICUBIC).save(folder / f"{k}.png")
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8 not a photograph")
-    Image.new("RGB", (20, 200)).save(folder / "narrow.png")
-    return folder
+def model():
+    return autoencoder()
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, photographs):
-    """Both stages, trained for a moment: files of weights."""
-    out = tmp_path_factory.mktemp("models")
-    data = photos.read_photos(photographs, 64)
-    config = {k: getattr(SMALL, k) for k in ("widths", "groups", "hyper", "context", "lambdas")}
-    recipe = training.Recipe("autoencoder", steps=30, batch=4, crop=64, warmup=5, bf16=False, model=config)
-    first = training.train(training.AutoencoderTask(recipe, data), recipe, out / "ae")
-    from hfdbench.hfd.weights import read_autoencoder
-
-    network = {"widths": (8, 16), "blocks": (1, 1), "embedding": 16}
-    recipe = training.Recipe("decoder", steps=20, batch=4, crop=64, warmup=5, bf16=False, model=network)
-    task = training.DecoderTask(recipe, data, read_autoencoder(first).module, out)
-    second = training.train(task, recipe, out / "decoder")
-    return first, second
+def float_image(image):
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
 
 
-def picture(height, width, seed=1):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+def round_trip(image, rate, model):
+    return coding.decode(coding.encode(image, rate, model, model), *image.shape[:2], rate, model, model)
 
 
 # Exact arithmetic
@@ -80,62 +55,125 @@ def test_exact_refuses_layers_it_does_not_know():
         exact.run(torch.nn.Sigmoid(), torch.zeros(1, 1, 2, 2))
 
 
-def test_streams_decode_across_threads_and_processes(trained, tmp_path):
+DECODE = """
+import sys
+from pathlib import Path
+import torch
+from hfdbench.hfd import coding
+from hfdbench.hfd.weights import read_autoencoder
+torch.set_num_threads(2)
+model = read_autoencoder(Path(sys.argv[1])).module
+coding.SLICE = 64
+_, y_hat = coding.decode(Path(sys.argv[2]).read_bytes(), 100, 70, 1, model, model)
+print(y_hat.double().sum().item().hex(), y_hat.double().square().sum().item().hex())
+"""
+
+
+def test_streams_decode_across_threads_and_processes(model, tmp_path, monkeypatch):
     """An encoder with one thread, decoders with one and two, here and in another process: the same latents."""
-    codec = HFD([trained[0]], rate=1)
+    monkeypatch.setattr(coding, "SLICE", 64)
     image = picture(100, 70)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        stream = codec.encode(image)
-        coded = Coded.unpack(stream)
-        one = codec._coder.decompress(coded.payload, (8, 8), 1)
+        payload = coding.encode(image, 1, model, model)
+        _, one = coding.decode(payload, 100, 70, 1, model, model)
         torch.set_num_threads(2)
-        assert codec.encode(image) == stream
-        assert torch.equal(codec._coder.decompress(coded.payload, (8, 8), 1), one)
+        assert torch.equal(coding.decode(payload, 100, 70, 1, model, model)[1], one)
     finally:
         torch.set_num_threads(threads)
-    (tmp_path / "stream").write_bytes(stream)
-    script = (
-        "import sys, torch; from pathlib import Path; from hfdbench.adapters.hfd import HFD;"
-        "from hfdbench.hfd.container import Coded; torch.set_num_threads(2);"
-        "c = HFD([Path(sys.argv[1])], rate=1); s = Coded.unpack(Path(sys.argv[2]).read_bytes());"
-        "print(c._coder.decompress(s.payload, (8, 8), 1).double().sum().item().hex())"
-    )
-    arguments = [sys.executable, "-W", "ignore", "-c", script, str(trained[0]), str(tmp_path / "stream")]
-    said = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == one.double().sum().item().hex()
+    (tmp_path / "payload").write_bytes(payload)
+    weights = write(model, tmp_path / "ae.safetensors", "autoencoder")
+    arguments = [sys.executable, "-W", "ignore", "-c", DECODE, weights, tmp_path / "payload"]
+    said = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.split()
+    assert said == [one.double().sum().item().hex(), one.double().square().sum().item().hex()]
+    assert one.abs().max() >= 1  # there was something to code
 
 
-def test_decoded_latents_are_the_encoders(trained):
-    """Decoding gives the rounded latents: within half a step of what was analysed, and reconstruct() agrees."""
-    codec = HFD([trained[0]], rate=0)
-    model = codec._coder
-    x = torch.from_numpy(picture(64, 128)).permute(2, 0, 1)[None].float() / 255
-    with torch.inference_mode():
-        y = model.analyse(x, torch.tensor([0]))
-        y_hat = model.decompress(model.compress(y, 0), (4, 8), 0)
-        assert (y - y_hat).abs().max() <= 0.5 + 2**-10
-        decoded = model.synthesise(y_hat, torch.tensor([0]))
-        assert (decoded - model.reconstruct(x, torch.tensor([0]))).square().mean().sqrt() < 0.01
+def test_decoded_latents_are_the_encoders(model):
+    """Decoding gives the rounded latents: within half a step of what was analysed; reconstruct() agrees without coding."""
+    image = picture(64, 128)
+    x_hat, y_hat = round_trip(image, 0, model)
+    y = model.analyse(float_image(image), torch.tensor([0]))
+    assert (y - y_hat).abs().max() <= 0.5 + 2**-10
+    told, latents = model.reconstruct(float_image(image), torch.tensor([0]))
+    assert (float_image(x_hat) - told).square().mean().sqrt() < 0.01
+    assert (model.unscale(y_hat, torch.tensor([0])) - latents).square().mean().sqrt() < 0.01
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (65, 63), (128, 64)])
-def test_any_size_round_trips(trained, size):
-    for codec in (HFD([trained[0]], rate=0), HFD(list(trained), rate=0, decoder="diffusion", steps=2)):
-        image = picture(*size)
-        out = codec.decode(codec.encode(image), seed=3)
-        assert out.shape == image.shape and out.dtype == np.uint8
+# Slices: a picture over 1024 pixels, here with smaller slices
 
 
-def test_decoders_share_streams_and_seeds_decide(trained):
-    mse = HFD([trained[0]], rate=1)
-    sampled = HFD(list(trained), rate=1, decoder="diffusion", steps=3)
-    image = picture(64, 64)
-    stream = mse.encode(image)
-    assert sampled.encode(image) == stream
-    assert np.array_equal(sampled.decode(stream, seed=1), sampled.decode(stream, seed=1))
-    assert not np.array_equal(sampled.decode(stream, seed=1), sampled.decode(stream, seed=2))
+def test_a_picture_of_one_slice_is_one_stream(model):
+    """The format of small pictures knows nothing of slices."""
+    image = picture(130, 70)
+    y = model.analyse(pad(float_image(image)), torch.tensor([1]))
+    assert coding.encode(image, 1, model, model) == model.compress(y, 1)
+
+
+def test_slices_cover_the_padded_picture_once():
+    seen = np.zeros((2112, 1088), int)
+    for (top, bottom, left, right), window in coding.slices(2050, 1030):
+        seen[top:bottom, left:right] += 1
+        assert window[0] <= top and bottom <= window[1] and window[2] <= left and right <= window[3]
+        assert all(side % 64 == 0 for side in (top, bottom, left, right, *window))
+        assert bottom - top <= coding.SLICE and right - left <= coding.SLICE
+        assert window[1] - window[0] <= coding.SLICE + 2 * coding.MARGIN
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("size", [(140, 650), (523, 60)], ids=["wide", "high"])
+def test_slices_decode_to_the_encoders_latents_without_seams(model, monkeypatch, size):
+    monkeypatch.setattr(coding, "SLICE", 128)
+    height, width = size
+    image = picture(height, width)
+    x_hat, y_hat = round_trip(image, 1, model)
+    whole = model.analyse(pad(float_image(image)), torch.tensor([1]))
+    assert y_hat.shape == whole.shape
+    # Each window's analysis is the whole picture's but for float rounding, so the decoded latents are its rounding.
+    assert (whole - y_hat).abs().max() <= 0.5 + 2e-3
+    at_once = (model.synthesise(y_hat, torch.tensor([1]))[..., :height, :width].clamp(0, 1) * 255).round()
+    difference = (at_once[0].permute(1, 2, 0) - torch.from_numpy(x_hat)).abs()
+    assert difference.max() <= 1 and (difference > 0).float().mean() < 1e-3
+
+
+def test_margin_covers_the_receptive_fields():
+    """Gradients are exact zeros where a network does not look: none beyond the margin in either direction."""
+    transforms = autoencoder()
+    image = torch.rand(1, 3, 512, 512).requires_grad_()
+    transforms.analyse(image, torch.tensor([0]))[0, :, 16, 16].sum().backward()  # pixels 256 to 271
+    rows = image.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    assert rows.min() >= 256 - coding.MARGIN and rows.max() < 272 + coding.MARGIN
+    assert rows.max() - rows.min() > 64  # the gradient did reach as far as the network
+    latents = torch.randn(1, SMALL.latents, 32, 32).requires_grad_()
+    transforms.synthesise(latents, torch.tensor([0]))[..., 256:272, 256:272].sum().backward()
+    rows = latents.grad.abs().sum((0, 1, 3)).nonzero().flatten() * 16
+    assert rows.min() >= 256 - coding.MARGIN and rows.max() < 272 + coding.MARGIN
+    assert rows.max() > rows.min()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (255, 257)], ids=lambda size: "x".join(map(str, size)))
+def test_any_size_round_trips(model, size):
+    image = picture(*size)
+    x_hat, y_hat = round_trip(image, 0, model)
+    assert x_hat.shape == image.shape and x_hat.dtype == np.uint8
+    assert y_hat.shape[2:] == tuple(-(-side // 64) * 4 for side in size)
+
+
+def test_payloads_split_as_they_were_joined():
+    parts = [b"one", b"", b"three"]
+    joined = b"".join(coding.LENGTH.pack(len(part)) + part for part in parts[:-1]) + parts[-1]
+    assert coding.split(joined, 3) == parts
+    assert coding.split(b"alone", 1) == [b"alone"]
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [(b"", "table of slices"), (b"\0\0\0", "table of slices"), (b"\0\0\0\x09short", "inside a slice")],
+)
+def test_payloads_that_do_not_split_are_refused(payload, said):
+    with pytest.raises(StreamError, match=said):
+        coding.split(payload, 2)
 
 
 # The container
@@ -153,161 +191,50 @@ def test_container_refuses_sizes_it_cannot_hold(side):
         Coded(b"abcd", 0, 5, side, b"").pack()
 
 
-def test_every_flipped_byte_and_every_cut_is_refused(trained):
-    codec = HFD([trained[0]], rate=0)
-    stream = codec.encode(picture(64, 64))
-    for k in range(len(stream)):
-        damaged = bytearray(stream)
-        damaged[k] ^= 0x10
-        with pytest.raises(StreamError):
-            codec.decode(bytes(damaged), seed=0)
-    for cut in (0, 1, 15, 16, len(stream) - 1):
-        with pytest.raises(StreamError):
-            codec.decode(stream[:cut], seed=0)
+# Weights
 
 
-def test_streams_of_other_models_rates_and_versions_are_refused(trained):
-    codec = HFD([trained[0]], rate=0)
-    coded = Coded.unpack(codec.encode(picture(64, 64)))
-    with pytest.raises(StreamError, match="model"):
-        codec.decode(Coded(b"zzzz", 0, 64, 64, coded.payload).pack(), seed=0)
-    with pytest.raises(StreamError, match="rate 1"):
-        codec.decode(Coded(coded.model, 1, 64, 64, coded.payload).pack(), seed=0)
-    with pytest.raises(StreamError, match="magic"):
-        codec.decode(b"\xff\xd8\xff\xe0 a JPEG file", seed=0)
-    with pytest.raises(StreamError, match="version 9"):
-        codec.decode(b"HF\x09" + coded.pack()[3:], seed=0)
+def test_weights_come_back_with_what_was_said_of_them(model, tmp_path):
+    path = write(model, tmp_path / "ae.safetensors", "autoencoder")
+    read = read_autoencoder(path)
+    assert read.metadata["objective"] == "autoencoder" and len(read.id) == 4 and not read.module.training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(read.module.state_dict()[name], tensor), name
 
 
-# Schedule and sampler
+@pytest.mark.parametrize("damage", ["absent", "text", "cut", "no config", "unknown option"])
+def test_files_that_are_no_weights_are_refused(tmp_path, damage):
+    path = write(decoder(), tmp_path / "decoder.safetensors", "hfd")
+    if damage == "absent":
+        path.unlink()
+    elif damage == "text":
+        path.write_text("weights")
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        config = {} if damage == "no config" else {"config": json.dumps({"depth": 3})}
+        save_file(decoder().state_dict(), path, config)
+    with pytest.raises(ValueError, match=r"decoder\.safetensors.*restore the file"):
+        read_decoder(path)
 
 
-def test_schedule_is_the_shifted_cosine():
-    t = torch.tensor([0.25, 0.5, 0.75])
-    assert Schedule(1.0).log_snr(t).tolist() == pytest.approx(
-        [-2 * math.log(math.tan(math.pi * x / 2)) for x in t.tolist()]
-    )
-    ratio = [math.sqrt((-v).sigmoid() / v.sigmoid()) for v in Schedule(0.5).log_snr(t)]
-    assert ratio == pytest.approx([0.5 * math.tan(math.pi * x / 2) for x in t.tolist()])  # sigma/alpha = s tan(pi t/2)
-    ends = Schedule(1.0).log_snr(torch.tensor([0.0, 1.0]))
-    assert ends.tolist() == [15, -15]
+def test_weights_of_another_shape_are_refused(model, tmp_path):
+    path = tmp_path / "decoder.safetensors"
+    tensors = decoder().state_dict()
+    tensors["network.enter.weight"] = tensors["network.enter.weight"][:4].clone()
+    save_file(tensors, path, {"config": json.dumps(asdict(NETWORK))})
+    with pytest.raises(ValueError, match=r"do not fit the model: .*size mismatch for network\.enter\.weight"):
+        read_decoder(path)
+    with pytest.raises(ValueError, match="unknown option"):
+        read_decoder(write(model, tmp_path / "ae.safetensors", "autoencoder"))
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
-def test_sampler_reproduces_a_gaussian(gamma):
-    """For data N(m, s^2) the best v is known in closed form: enough steps must give back m and s."""
-    mean, deviation = 0.7, 0.4
-    generator = torch.Generator().manual_seed(0)
-
-    def noise():
-        return torch.randn(40_000, generator=generator, dtype=torch.float64)
-
-    def predict(z, log_snr):
-        alpha, sigma = alpha_sigma(log_snr.double())
-        r = mean + alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2) * (z - alpha * mean)
-        return (alpha * z - r) / sigma
-
-    r = ancestral(predict, noise(), noise, Schedule(1.0), steps=400, gamma=gamma)
-    assert r.mean().item() == pytest.approx(mean, abs=0.01)
-    assert r.std().item() == pytest.approx(deviation, rel=0.03)
-
-
-def test_sampler_returns_the_truth_when_the_network_knows_it():
-    truth = torch.randn(1, 3, 4, 4, dtype=torch.float64)
-
-    def predict(z, log_snr):
-        alpha, sigma = alpha_sigma(log_snr.double())
-        return (alpha * z - truth) / sigma
-
-    start = torch.randn_like(truth)
-    r = ancestral(predict, start, lambda: torch.randn_like(truth), Schedule(0.5), 5, 0.3)
-    assert torch.allclose(r, truth)
-
-
-def test_tiles_change_nothing():
-    torch.manual_seed(0)
-    decoder = Decoder(NetworkConfig(widths=(8, 8, 8), blocks=(1, 1, 1), embedding=8, rates=1)).eval()
-    for parameter in decoder.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    decoder.root.copy_(0.1 * torch.eye(3) + 0.02)
-    x_hat = torch.rand(1, 3, 150, 203)
-    whole = decoder.sample(x_hat, 0, 5, Sampling(steps=3, tile=64_000))
-    for tile in (64, 128):
-        assert (decoder.sample(x_hat, 0, 5, Sampling(steps=3, tile=tile)) - whole).abs().max() < 1e-4
-    assert whole.shape == x_hat.shape
-
-
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"gamma": 1.5}, {"shift": 0}, {"strength": 2}, {"tile": 100}])
-def test_sampling_refuses_values_out_of_range(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Sampling(**wrong)
-
-
-# Training
-
-
-def test_photos_leaves_out_what_it_cannot_use(photographs, tmp_path):
-    data = photos.read_photos(photographs, 64)
-    assert len(data.images) == 8
-    assert set(data.left_out) == {"broken.jpg", "narrow.png"}
-    with pytest.raises(ValueError, match="no picture to train on"):
-        photos.read_photos(tmp_path, 64)
-
-
-def test_training_stopped_and_resumed_equals_undisturbed(photographs, tmp_path):
-    data = photos.read_photos(photographs, 64)
-    config = {"widths": (8, 16, 16), "groups": (4, 4), "hyper": 8, "context": 8, "lambdas": (0.01,)}
-    recipe = training.Recipe("autoencoder", steps=6, batch=2, crop=64, bf16=False, model=config)
-    whole = training.train(training.AutoencoderTask(recipe, data), recipe, tmp_path / "whole")
-    stopped = training.train(
-        training.AutoencoderTask(recipe, data), recipe, tmp_path / "parts", keep_every=1, stop_after_s=0.0
-    )
-    assert stopped is None
-    resumed = training.train(training.AutoencoderTask(recipe, data), recipe, tmp_path / "parts")
-    from safetensors.torch import load_file
-
-    first, second = load_file(whole), load_file(resumed)
-    assert all(torch.equal(first[k], second[k]) for k in first)
-    lines = (tmp_path / "parts" / "log.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["step"] == 6
-
-    other = training.Recipe("autoencoder", steps=7, batch=2, crop=64, bf16=False, model=config)
-    with pytest.raises(ValueError, match="another recipe"):
-        training.train(training.AutoencoderTask(other, data), other, tmp_path / "parts")
-
-
-def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(b"good")
-
-    def full(temporary):
-        temporary.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        training.write_atomically(path, full)
-    assert path.read_bytes() == b"good"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_training_lowers_the_loss(trained):
-    lines = [json.loads(line) for line in (trained[1].parent / "log.jsonl").read_text().splitlines()]
-    assert lines[-1]["step"] == 20
-    assert math.isfinite(lines[-1]["loss"])
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("steps = 1", '"stage" is missing'),
-        ('stage = "autoencoder"\nsteps = 1\nlerning_rate = 1', 'unknown key "lerning_rate"'),
-        ('stage = "gan"\nsteps = 1', '"gan" is unknown'),
-        ('stage = "decoder"\nsteps = 1\ncrop = 100', "multiple of 64"),
-        ("stage = ", "not a readable recipe"),
-    ],
-)
-def test_recipes_say_what_is_wrong(tmp_path, text, said):
-    path = tmp_path / "recipe.toml"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=said):
-        training.Recipe.read(path)
+def test_a_decoder_that_now_sees_latents_goes_on_from_one_that_did_not(tmp_path):
+    path = write(decoder(), tmp_path / "decoder.safetensors", "hfd")
+    seeing = decoder(latents=4)
+    before = seeing.network.latents.weight.clone()
+    with pytest.raises(ValueError, match=r"network\.latents\.weight"):
+        load_into(seeing, path)
+    load_into(seeing, path, may_lack=("network.latents.weight", "network.latents.bias"))
+    assert torch.equal(seeing.network.enter.weight, decoder().network.enter.weight)
+    assert torch.equal(seeing.network.latents.weight, before)

@@ -1,6 +1,6 @@
 """Image to payload and back, slice by slice: memory that does not grow with the picture.
 
-A picture is coded in slices of at most 1024 x 1024 pixels, each a rANS stream of its own; a picture that fits one slice is one stream.
+A picture is coded in slices of at most 1024 x 1024 pixels, each a rANS stream of its own; one that fits a slice is one stream.
 The transforms see each slice inside a window that covers their receptive field, so slices leave no seams.
 
 Payload: the streams in raster order, each but the last behind its length (4 bytes, big endian).

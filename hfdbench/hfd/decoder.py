@@ -151,7 +151,12 @@ class Decoder(nn.Module):
             alpha, sigma = (float(value) for value in alpha_sigma(log_snr))
             if finished is not None:  # what is finished is shown at the noise level of the rest
                 z = torch.where(known, alpha * finished + beginning * sigma, z)
-            v = self(z, view, log_snr.float().to(device)[None], rates, seen)
+            level = log_snr.float().to(device)[None]
+            # A CPU's kernels are chosen by the size of the batch, too, and round differently: there one window at a time.
+            many = 1 if device.type == "cpu" else len(windows)
+            said = [None] * len(windows) if seen is None else seen.split(many)
+            parts = zip(z.split(many), view.split(many), said, strict=False)
+            v = torch.cat([self(noisy, below, level, rates, y) for noisy, below, y in parts])
             r = alpha * z - sigma * v
             r = recolour(whitening, (view + recolour(root, r)).clamp(0, 1) - view)  # keep r where images can be
             return r if finished is None else torch.where(known, finished, r)

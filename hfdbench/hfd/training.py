@@ -208,7 +208,7 @@ def train(
     stop_after_s: float | None = None,
     compiled: bool = False,
 ) -> Path | None:
-    """Train to the recipe's last step. Writes checkpoint.pt, log.jsonl and loss.png, at the end samples.png and weights.safetensors.
+    """Train to the recipe's last step. Writes checkpoint.pt, log.jsonl, loss.png, at the end samples.png, weights.safetensors.
 
     Resumes from out/checkpoint.pt when it is there. Returns the path of the weights, or None when stop_after_s ran out first.
     compiled: torch.compile the networks (takes a C++ compiler; 1.6 times as fast on a CPU).

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
+from textwrap import shorten
 from typing import TypeVar
 
 import torch
@@ -70,4 +71,5 @@ def load_into(module: torch.nn.Module, path: Path, may_lack: tuple[str, ...] = (
                 setattr(module.get_submodule(owner), leaf, torch.empty_like(tensors[name]))
         module.load_state_dict({name: module.state_dict()[name] for name in may_lack} | tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path}: these weights do not fit the model: {error}; restore the file") from None
+        reason = shorten(str(error), 300)  # torch names every tensor, on a line each
+        raise ValueError(f"{path}: these weights do not fit the model: {reason}; restore the file") from None

@@ -1,0 +1,54 @@
+"""Small models of both stages with random weights: quick to make, and their latents and samples are not all alike."""
+
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from hfdbench.hfd.autoencoder import Autoencoder, AutoencoderConfig
+from hfdbench.hfd.decoder import Decoder
+from hfdbench.hfd.network import NetworkConfig
+
+SMALL = AutoencoderConfig(widths=(8, 16, 16), groups=(4, 4, 8), hyper=8, context=16, lambdas=(0.002, 0.01))
+NETWORK = NetworkConfig(widths=(8, 16), blocks=(1, 1), embedding=16, rates=2)
+
+
+def autoencoder(seed: int = 0) -> Autoencoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Autoencoder(SMALL)
+        model.freeze_tables()
+    with torch.no_grad():
+        model.log_gain += math.log(30)  # latents of a few units, so that there is something to code
+        model.log_inverse_gain -= math.log(30)
+    return model.eval().requires_grad_(False)
+
+
+def decoder(latents: int = 0, seed: int = 0) -> Decoder:
+    """None of its layers is zero, so that its output depends on all that it sees."""
+    model = Decoder(replace(NETWORK, latents=latents))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.5 / max(1, parameter[0].numel()) ** 0.5, generator=generator)
+        model.root.copy_(0.1 * torch.eye(3) + 0.02)
+    return model.eval().requires_grad_(False)
+
+
+def write(model: torch.nn.Module, path: Path, objective: str) -> Path:
+    metadata = {"config": json.dumps(asdict(model.config)), "objective": objective}
+    save_file(model.state_dict(), path, metadata)
+    return path
+
+
+def picture(height: int, width: int, seed: int = 1) -> np.ndarray:
+    """Smooth shades and some noise, uint8, height x width x 3."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), float)
+    return (smooth + rng.normal(0, 8, smooth.shape)).clip(0, 255).round().astype(np.uint8)
