@@ -8,18 +8,25 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import StreamError
+from ..codec import CodecError
+from ..errors import BadRequest, StreamError
 
 
 class HFD:
     """One rate of the autoencoder and one way to decode it.
 
     weights: the autoencoder's file, then the decoder's; with the autoencoder's alone the reconstruction itself is the result.
-    sampling: how the decoder is run, by the names of hfdbench.hfd.decoder.Sampling. Raises ValueError for anything unknown
-    or out of range, and for a solver that does not suit the decoder's objective.
+    sampling: how the decoder is run, by the names of hfdbench.hfd.decoder.Sampling. Raises BadRequest for anything unknown
+    or out of range, for files that are not such weights, and for a solver that does not suit the decoder's objective.
     """
 
     def __init__(self, weights: list[Path], rate: int, sampling: dict | None = None, device: str = "cpu"):
+        try:
+            self._open(weights, rate, sampling, device)
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+
+    def _open(self, weights: list[Path], rate: int, sampling: dict | None, device: str) -> None:
         from ..hfd.decoder import Sampling
         from ..hfd.weights import configured, read_autoencoder, read_decoder
 
@@ -46,12 +53,15 @@ class HFD:
             self._decoder = decoder.module.to(device)
 
     def encode(self, image: np.ndarray) -> bytes:
-        """Raises ValueError for a side over 65,535 pixels."""
+        """Raises CodecError for a side over 65,535 pixels."""
         from ..hfd import coding
         from ..hfd.container import Coded, check_size
 
         height, width = image.shape[:2]
-        check_size(height, width)
+        try:
+            check_size(height, width)
+        except ValueError as error:
+            raise CodecError(str(error)) from None
         payload = coding.encode(image, self._rate, self._transforms, self._coder)
         return Coded(self._model_id, self._rate, height, width, payload).pack()
 
