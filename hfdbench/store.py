@@ -77,16 +77,40 @@ POINTS = _schema("""
     int: fid_patches
     text: fid_protocol
     float: kid kid_std precision recall fid_infinity
+    float: fd_mini
+    text: fd_mini_id
+    float: fd_dinov2
+    text: fd_dinov2_id
+    float: fd_clip
+    text: fd_clip_id
     float: lpips dists ssimulacra2 butteraugli butteraugli_3norm
     float: encode_s decode_s encode_s_per_mpx decode_s_per_mpx
+    int: network_evaluations
     text: device
     int: seed
     text: status note
 """)
 
+# Columns that older files lack.
 ADDED = frozenset(
-    ["precision", "recall", "fid_infinity", "lpips", "dists", "ssimulacra2", "butteraugli", "butteraugli_3norm"]
-)  # columns that older files lack
+    [
+        "precision",
+        "recall",
+        "fid_infinity",
+        "fd_mini",
+        "fd_mini_id",
+        "fd_dinov2",
+        "fd_dinov2_id",
+        "fd_clip",
+        "fd_clip_id",
+        "lpips",
+        "dists",
+        "ssimulacra2",
+        "butteraugli",
+        "butteraugli_3norm",
+        "network_evaluations",
+    ]
+)
 
 
 def write_table(path: Path, table: pa.Table, metadata: dict) -> None:
@@ -144,6 +168,11 @@ def read_metadata(path: Path) -> dict:
     """The metadata of the run that wrote a file."""
     with _readable(path) as file:
         return json.loads((file.schema_arrow.metadata or {}).get(b"hfdbench", b"{}"))
+
+
+def read_schema(path: Path) -> pa.Schema:
+    with _readable(path) as file:
+        return file.schema_arrow
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:

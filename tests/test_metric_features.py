@@ -4,6 +4,7 @@ import http.server
 import os
 import pickle
 import threading
+import time
 import weakref
 from hashlib import sha256
 from pathlib import Path
@@ -241,4 +242,31 @@ def test_download_is_verified(empty_machine, monkeypatch, intact):
         finally:
             server.shutdown()
     cache = empty_machine / "torch" / "hub" / "checkpoints"
-    assert [path.name for path in cache.iterdir()] == ([features.PUBLISHED_NAME] if intact else [])
+    left = features.PUBLISHED_NAME if intact else f"{features.PUBLISHED_NAME}.failed"
+    assert [path.name for path in cache.iterdir()] == [left]
+
+
+def test_a_failed_download_is_tried_once_a_day(empty_machine, monkeypatch):
+    tries = []
+
+    def fail(*_: object, **__: object) -> None:
+        tries.append(1)
+        raise Unavailable("no network", "mend it")
+
+    monkeypatch.setattr("hfdbench.fetch.download", fail)
+    for _ in range(3):
+        with pytest.raises(Unavailable, match="could not be downloaded \\(no network"):
+            find_inception(None, empty_machine)
+    assert len(tries) == 1
+    (failed,) = (empty_machine / "torch").rglob("*.failed")
+    with pytest.raises(Unavailable, match="delete"):
+        find_inception(None, empty_machine)
+    a_day_ago = time.time() - 25 * 3600
+    os.utime(failed, (a_day_ago, a_day_ago))
+    with pytest.raises(Unavailable):
+        find_inception(None, empty_machine)
+    assert len(tries) == 2
+    failed.unlink()
+    with pytest.raises(Unavailable):
+        find_inception(None, empty_machine)
+    assert len(tries) == 3

@@ -13,16 +13,22 @@ on every layer, which costs as much as the arithmetic.
 import hashlib
 import io
 import os
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..cards import Source
 from ..errors import BadRequest, Unavailable
-from .fingerprint import PUBLISHED_SHA256, inception_id, weights_label
+from .fingerprint import PUBLISHED_SHA256, extractor_id, weights_label
+
+if TYPE_CHECKING:
+    import torch
 
 VARIABLE = "HFDBENCH_INCEPTION"
 PUBLISHED_NAME = "weights-inception-2015-12-05-6726825d.pth"
@@ -32,8 +38,21 @@ PUBLISHED = Source(
     sha256=PUBLISHED_SHA256,
 )
 TIMEOUT_S = 10
+RETRY_S = 24 * 3600  # a download that failed is tried again after
 SIDE = 299  # pixels: input of the network
 STEM_PATCHES = 2
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of published weights: what it is of, its name, and where it may be given or lie (`folder` of the data)."""
+
+    network: str
+    name: str
+    source: Source
+    option: str
+    variable: str
+    folder: str
 
 
 def find_inception(given: Path | None = None, data_root: Path | None = None, allow_download: bool = True) -> Path:
@@ -41,26 +60,34 @@ def find_inception(given: Path | None = None, data_root: Path | None = None, all
 
     Raises BadRequest when the file asked for is not there or several could be meant, Unavailable when there is none.
     """
-    for path, asked in ((given, "--inception"), (os.environ.get(VARIABLE), VARIABLE)):
+    inception = Weights("Inception", PUBLISHED_NAME, PUBLISHED, "--inception", VARIABLE, "inception")
+    return find_weights(inception, given, data_root, allow_download)
+
+
+def find_weights(weights: Weights, given: Path | None, data_root: Path | None, allow_download: bool) -> Path:
+    """The rule of `find_inception` for any network."""
+    for path, asked in ((given, weights.option), (os.environ.get(weights.variable), weights.variable)):
         if path:
             if not Path(path).is_file():
-                raise BadRequest(f"{asked} {path}: no such file; give the file of Inception weights ({PUBLISHED_NAME})")
+                raise BadRequest(
+                    f"{asked} {path}: no such file; give the file of {weights.network} weights ({weights.name})"
+                )
             return Path(path)
     if data_root is not None:
-        found = sorted((Path(data_root) / "inception").glob("*.pth"))
-        named = [path for path in found if path.name == PUBLISHED_NAME]
+        found = sorted(p for p in (Path(data_root) / weights.folder).glob("*") if p.suffix in (".pth", ".pt"))
+        named = [path for path in found if path.name == weights.name]
         if len(found) > 1 and not named:
             raise BadRequest(
                 f"{found[0].parent}: {len(found)} files of weights ({', '.join(path.name for path in found)}); "
-                "choose one with --inception"
+                f"choose one with {weights.option}"
             )
         if found:
             return (named or found)[0]
-    cached = _cache_folder() / PUBLISHED_NAME
+    cached = _cache_folder() / weights.name
     if not cached.is_file():
         if not allow_download:
-            raise _unavailable("there are no Inception weights here")
-        _download(PUBLISHED, cached)
+            raise _unavailable(weights, f"there are no {weights.network} weights here")
+        _download(weights, cached)
     return cached
 
 
@@ -70,24 +97,41 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch").expanduser() / "hub" / "checkpoints"
 
 
-def _unavailable(reason: str) -> Unavailable:
-    return Unavailable(reason, f"download {PUBLISHED.url} elsewhere and give it with --inception or {VARIABLE}")
+def _unavailable(weights: Weights, reason: str) -> Unavailable:
+    cure = f"download {weights.source.url} elsewhere and give it with {weights.option} or {weights.variable}"
+    return Unavailable(reason, cure)
 
 
-def _download(source: Source, path: Path) -> None:
-    """Bring the file, whole and verified. Raises Unavailable whatever goes wrong: a FID is not worth stopping a run."""
+def _download(weights: Weights, path: Path) -> None:
+    """Bring the file, whole and verified. Raises Unavailable whatever goes wrong: a FID is not worth stopping a run.
+
+    A try that failed is remembered beside the file and not repeated for a day: a machine without network waits once.
+    """
     from ..fetch import Patience, download
 
+    failed = path.with_name(f"{path.name}.failed")
+    with suppress(OSError):
+        if time.time() - failed.stat().st_mtime < RETRY_S:
+            raise _unavailable(
+                weights,
+                f"{weights.network} weights could not be downloaded ({failed.read_text().strip()}; remembered for a "
+                f"day, delete {failed} to try now)",
+            )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        download(source, path, patience=Patience(tries=1, timeout_s=TIMEOUT_S))
+        download(weights.source, path, patience=Patience(tries=1, timeout_s=TIMEOUT_S))
     except (Unavailable, BadRequest, OSError) as error:
         reason = error.reason if isinstance(error, Unavailable) else error
-        raise _unavailable(f"Inception weights could not be downloaded ({reason})") from None
+        with suppress(OSError):
+            failed.write_text(f"{reason}\n")
+        raise _unavailable(weights, f"{weights.network} weights could not be downloaded ({reason})") from None
+    failed.unlink(missing_ok=True)
 
 
 class Inception:
     """The feature extractor. Raises BadRequest for a file that does not hold its weights."""
+
+    dimensions = 2048
 
     def __init__(self, weights: Path, device: str = "cpu", batch: int = 16):
         import torch
@@ -96,7 +140,7 @@ class Inception:
 
         with open(weights, "rb") as stream:
             self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        self.id = inception_id(self.sha256)
+        self.id = extractor_id("tf1", self.sha256)
         self.batch, self.device = batch, device
         net = _network(Path(weights))
         for block in net.modules():
@@ -116,14 +160,14 @@ class Inception:
 
     def features(self, patches: Iterable[np.ndarray]) -> np.ndarray:
         """Features of patches, float32, N x 2048; holds one batch of patches. Raises ValueError for unequal patches."""
-        blocks = [self._forward(batch)[:filled] for batch, filled in _batches(patches, self.batch)]
-        return np.concatenate(blocks) if blocks else np.empty((0, 2048), np.float32)
+        blocks = [self._forward(batch)[:filled] for batch, filled in batches(patches, self.batch)]
+        return np.concatenate(blocks) if blocks else np.empty((0, self.dimensions), np.float32)
 
     def _forward(self, batch: np.ndarray) -> np.ndarray:
         import torch
 
         net = self._net
-        with torch.inference_mode(), _full_precision():
+        with torch.inference_mode(), full_precision():
             pixels = torch.from_numpy(batch).to(self.device)
             parts = []
             for part in pixels.split(self._stem_patches):
@@ -139,29 +183,29 @@ class Inception:
     def _resize(self, pixels):
         """Normalise and resize, B x H x W x 3 uint8 -> B x 3 x 299 x 299: bilinear, as a product on each side."""
         x = (pixels.permute(0, 3, 1, 2).float() - 128) / 128
-        return self._resizer(x.shape[2]) @ (x @ self._resizer(x.shape[3]).T)
-
-    def _resizer(self, side: int):
-        """Matrix 299 x side: pixel i of the output lies at i * side / 299 of the input, TensorFlow 1's corner rule."""
-        import torch
-
-        if side not in self._resizers:
-            place = torch.arange(SIDE, dtype=torch.float32) * (side / SIDE)
-            low = place.long()
-            high = (low + 1).clamp(max=side - 1)
-            matrix, row = torch.zeros(SIDE, side), torch.arange(SIDE)
-            matrix[row, low] += 1 - (place - low)
-            matrix[row, high] += place - low
-            self._resizers[side] = matrix.to(self.device)
-        return self._resizers[side]
+        for side in x.shape[2:]:
+            if side not in self._resizers:
+                self._resizers[side] = resizer(side, SIDE).to(self.device)
+        return self._resizers[x.shape[2]] @ (x @ self._resizers[x.shape[3]].T)
 
 
-def _network(weights: Path):
-    """torch-fidelity's network with these weights, of any float type."""
+def resizer(side: int, to: int):
+    """Matrix to x side: pixel i of the output lies at i * side / to of the input, TensorFlow 1's corner rule."""
     import torch
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    cure = f"give {PUBLISHED_NAME} with --inception"
+    place = torch.arange(to, dtype=torch.float32) * (side / to)
+    low = place.long()
+    high = (low + 1).clamp(max=side - 1)
+    matrix, row = torch.zeros(to, side), torch.arange(to)
+    matrix[row, low] += 1 - (place - low)
+    matrix[row, high] += place - low
+    return matrix
+
+
+def read_state(weights: Path, cure: str) -> "dict[str, torch.Tensor]":
+    """A file's table of weights, read without running anything in it. Raises BadRequest when it holds none."""
+    import torch
+
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a damaged or hostile file
@@ -172,6 +216,16 @@ def _network(weights: Path):
     wrong = [name for name, value in state.items() if not torch.isfinite(value).all()]
     if wrong:
         raise BadRequest(f"{weights}: {wrong[0]} holds NaN or infinity; {cure}")
+    return state
+
+
+def _network(weights: Path):
+    """torch-fidelity's network with these weights, of any float type."""
+    import torch
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    cure = f"give {PUBLISHED_NAME} with --inception"
+    state = read_state(weights, cure)
     # Its constructor unpickles whatever file it is given; so it is given what was just read safely.
     safe = io.BytesIO()
     torch.save(state, safe)
@@ -183,7 +237,7 @@ def _network(weights: Path):
         raise BadRequest(f"{weights}: not the weights of torch-fidelity's Inception ({cause}…); {cure}") from None
 
 
-def _batches(patches: Iterable[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, int]]:
+def batches(patches: Iterable[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, int]]:
     """Batches of one shape and how many patches each holds. Every array is new: consumers may keep it."""
     batch, filled, shape = None, 0, None
     for index, patch in enumerate(patches):
@@ -204,7 +258,7 @@ def _batches(patches: Iterable[np.ndarray], size: int) -> Iterator[tuple[np.ndar
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """No TF32 and no autotuning inside; the caller's settings after."""
     import torch
 

@@ -1,11 +1,11 @@
-"""The id of a FID: two FIDs may be compared only when their ids are equal.
+"""The id of a Fréchet distance, a FID say: two may be compared only when their ids are equal.
 
     fid256-192p-tf1-6726825d0af5-f32-1a2b3c4d
     |      |    |   |            |   |
     |      |    |   |            |   sha256 of the reference, the originals (first 8 digits)
     |      |    |   |            type the features are computed in
-    |      |    |   sha256 of the file of Inception weights (first 12 digits)
-    |      |    rule of the resize to 299 x 299
+    |      |    |   sha256 of the file of the network's weights (first 12 digits)
+    |      |    rule: which network, and how a patch becomes its input ("tf1": Inception)
     |      number of patches on each side
     protocol: how images are cut
 
@@ -24,7 +24,13 @@ PROTOCOLS = {
     "fid256": "256x256 patches, one grid from (0, 0) and one from (128, 128), incomplete borders dropped",
     "whole": "whole images",
 }
-RESIZES = {"tf1": "bilinear resize of TensorFlow 1, without half-pixel centres"}
+RULES = {
+    "tf1": "Inception, bilinear resize of TensorFlow 1, without half-pixel centres",
+    "mini": "the small network of hfdbench, no resize",
+    "dinov2": "DINOv2 ViT-B/14, bilinear resize to 224 x 224 of TensorFlow 1, class token",
+    "clip": "CLIP ViT-B/32, bilinear resize to 224 x 224 of TensorFlow 1, image embedding",
+}
+LABELS = {"mini": "fd_mini", "dinov2": "FD-DINOv2", "clip": "FD-CLIP"}  # Inception's depends on the weights
 TYPES = {"f32": "float32"}
 PATTERN = re.compile(r"([a-z0-9]+)-(\d+)p-([a-z0-9]+)-([0-9a-f]{12})-([a-z0-9]+)-([0-9a-f]{8})")
 
@@ -35,7 +41,7 @@ class Fingerprint:
 
     protocol: str
     patches: int
-    resize: str
+    rule: str
     weights: str
     dtype: str
     reference: str
@@ -43,12 +49,12 @@ class Fingerprint:
     @property
     def label(self) -> str:
         """Name of the metric on an axis. Only the published weights give what others call FID."""
-        return weights_label(self.weights)
+        return LABELS.get(self.rule) or weights_label(self.weights)
 
 
-def inception_id(weights_sha256: str, resize: str = "tf1", dtype: str = "f32") -> str:
-    """Id of a feature extractor: the middle part of the FID's id."""
-    return f"{resize}-{weights_sha256[:12]}-{dtype}"
+def extractor_id(rule: str, weights_sha256: str, dtype: str = "f32") -> str:
+    """Id of a feature extractor: the middle part of the distance's id."""
+    return f"{rule}-{weights_sha256[:12]}-{dtype}"
 
 
 def weights_label(weights_sha256: str) -> str:
@@ -59,9 +65,9 @@ def weights_label(weights_sha256: str) -> str:
     return "FID (other Inception)"
 
 
-def fid_id(protocol: str, patches: int, inception_id: str, reference_sha256: str) -> str:
-    """Id of a FID. Raises ValueError when a part does not fit."""
-    made = f"{protocol}-{patches}p-{inception_id}-{reference_sha256[:8]}"
+def fid_id(protocol: str, patches: int, extractor_id: str, reference_sha256: str) -> str:
+    """Id of a Fréchet distance. Raises ValueError when a part does not fit."""
+    made = f"{protocol}-{patches}p-{extractor_id}-{reference_sha256[:8]}"
     parse(made)
     return made
 
@@ -70,7 +76,9 @@ def parse(fid_id: str) -> Fingerprint:
     """The parts of an id. Raises ValueError for a text that is none."""
     match = PATTERN.fullmatch(fid_id)
     if match is None:
-        raise ValueError(f'"{fid_id}" is not the id of a FID, such as fid256-192p-tf1-6726825d0af5-f32-1a2b3c4d')
+        raise ValueError(
+            f'"{fid_id}" is not the id of a Fréchet distance, such as fid256-192p-tf1-6726825d0af5-f32-1a2b3c4d'
+        )
     protocol, patches, *rest = match.groups()
     return Fingerprint(protocol, int(patches), *rest)
 
@@ -80,7 +88,7 @@ def explain(fid_id: str) -> str:
     parts = parse(fid_id)
     return (
         f"{parts.label}: {parts.patches} patches ({PROTOCOLS.get(parts.protocol, parts.protocol)}); "
-        f"{RESIZES.get(parts.resize, parts.resize)}; Inception weights {parts.weights}; "
+        f"{RULES.get(parts.rule, parts.rule)}; weights {parts.weights}; "
         f"{TYPES.get(parts.dtype, parts.dtype)}; reference {parts.reference}"
     )
 

@@ -23,15 +23,14 @@ from .. import store
 from ..crops import patches
 from ..dataset import Dataset, find_data_root
 from ..errors import BadRequest, PictureError, Unavailable
+from ..metrics.extractors import ALWAYS, COLUMNS, Extractor, Network, find_extractor, parse_feature
 from ..metrics.perimage import BY_NAME, Measure, Place, open_measure
 from ..plan import Request, Trial, key, make_plan
-from .summarise import environment, measured_row, point_row
+from .summarise import Compared, environment, measured_row, of_network, point_row
 from .workers import CodecFailed, Pool, in_order
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from ..metrics.features import Inception
 
 STREAM_ROWS, CROP_ROWS, FEATURE_ROWS = 16, 4096, 256  # of a row group
 
@@ -82,16 +81,19 @@ def score(request: Request, progress: Progress | None = None) -> Summary:
 
 @dataclass(frozen=True)
 class _Need:
-    """What a trial lacks. `decode`: its streams must be decoded, for the crops table, features or measures of --metric."""
+    """What a trial lacks; `features`: names of extractors.
+
+    `decode`: its streams must be decoded, for the crops table, features or measures of --metric.
+    """
 
     crops: bool
-    features: bool
+    features: tuple[str, ...]
     measures: tuple[str, ...]
     point: bool
 
     @property
     def decode(self) -> bool:
-        return self.crops or self.features or bool(self.measures)
+        return self.crops or bool(self.features or self.measures)
 
 
 class _Run:
@@ -102,6 +104,8 @@ class _Run:
         self.failed: dict[str, tuple[str, ...]] = {}
         self.skipped: dict[str, str] = {}
         self.unmeasured: dict[str, Unavailable] = {}
+        self.absent: dict[str, Unavailable] = {}
+        self._networks: dict[str, Network] = {}
 
     def summary(self) -> Summary:
         import pandas as pd
@@ -116,8 +120,9 @@ class _Run:
             for trial in [t for t, need in todo.items() if need.decode and not self._streams(t).exists()]:
                 self.skipped[trial.label] = "no stored streams; hfdbench run makes them"
                 del todo[trial]
-        if todo and self.inception_file is None:
-            self._note(f"no FID: {self._inception_error}; then: hfdbench score")
+        for name, error in self.absent.items():
+            if todo or name not in ALWAYS:
+                self._note(f"{_missing(name)}: {error}; then: hfdbench score{_asking(name)}")
         for name, error in self.unmeasured.items():
             self._note(f"no {name}: {error}; then: hfdbench score --metric {name}")
         if self.request.dry_run:
@@ -160,46 +165,35 @@ class _Run:
     def _points(self, trial: Trial) -> Path:
         return self.out / "points" / f"{trial.name}.parquet"
 
-    def _features(self, trial: Trial) -> Path:
-        return self.out / "features" / f"{trial.name}-{self.inception_key}.parquet"
+    def _features(self, trial: Trial, extractor: Extractor) -> Path:
+        return self.out / "features" / f"{trial.name}-{extractor.key}.parquet"
 
     def _quality(self, trial: Trial, measure: str) -> Path:
         return self.out / "quality" / f"{trial.name}-{measure}.parquet"
 
-    def _reference(self, dataset: Dataset) -> Path:
-        reference = key("reference", dataset.sha256, dataset.protocol, self.inception_key, self.request.device)
+    def _reference(self, dataset: Dataset, extractor: Extractor) -> Path:
+        reference = key("reference", dataset.sha256, dataset.protocol, extractor.key, self.request.device)
         return self.out / "features" / f"reference-{dataset.id}-{reference}.parquet"
 
-    # ---- Inception: its file is found at once, the network built when features are needed
+    # ---- extractors of features: their files are found at once, a network is built when features are needed
 
     @cached_property
-    def inception_file(self) -> Path | None:
-        from ..metrics.features import find_inception
+    def extractors(self) -> dict[str, Extractor]:
+        """Those that are always used and those asked for, if they are here; the others stand in `absent`."""
+        request, found = self.request, {}
+        root = find_data_root(request.data_root)
+        asked = {name: None for name in ALWAYS} | {"inception": request.inception}
+        for name, file in (asked | dict(map(parse_feature, request.features))).items():
+            try:
+                found[name] = find_extractor(name, file, root, allow_download=not request.dry_run)
+            except Unavailable as error:
+                self.absent[name] = error
+        return found
 
-        root = find_data_root(self.request.data_root)
-        try:
-            return find_inception(self.request.inception, root, allow_download=not self.request.dry_run)
-        except Unavailable as error:
-            self._inception_error = error
-            return None
-
-    @cached_property
-    def inception_sha256(self) -> str:
-        """Of the weights; "" without them."""
-        if self.inception_file is None:
-            return ""
-        with open(self.inception_file, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    @property
-    def inception_key(self) -> str:
-        return self.inception_sha256[:8]
-
-    @cached_property
-    def inception(self) -> "Inception":
-        from ..metrics.features import Inception
-
-        return Inception(self.inception_file, device=self.request.device)
+    def _network(self, name: str) -> Network:
+        if name not in self._networks:
+            self._networks[name] = self.extractors[name].build(self.request.device)
+        return self._networks[name]
 
     # ---- measures of --metric: opened at once, so that what is missing is told before the first encode
 
@@ -227,15 +221,16 @@ class _Run:
 
     def _need(self, trial: Trial) -> _Need:
         crops = not self._crops(trial).exists()
-        features = bool(self.inception_key) and not self._features(trial).exists()
-        if not crops and features:  # a FID over some of the images would be another number: it is null then
-            features = not self._image_errors(trial)
+        features = tuple(name for name, e in self.extractors.items() if not self._features(trial, e).exists())
+        if not crops and features and self._image_errors(trial):
+            features = ()  # a FID over some of the images would be another number: it is null then
         stored = {name: store.read_metadata(path).get("measure") for name, path in self._measured(trial).items()}
         measures = tuple(name for name, measure in self.measures.items() if stored.get(name) != measure.identity)
-        point = crops or features or bool(measures) or not self._points(trial).exists()
+        point = crops or bool(features or measures) or not self._points(trial).exists()
         if not point:
             metadata = store.read_metadata(self._points(trial))
-            point = bool(self.inception_key) and metadata["inception"] != self.inception_key
+            used = _used(metadata)
+            point = any(used.get(name) != extractor.key for name, extractor in self.extractors.items())
             point |= metadata.get("measures", {}) != stored
         return _Need(crops, features, measures, point)
 
@@ -245,24 +240,30 @@ class _Run:
 
     def _carry_out(self, todo: dict[Trial, _Need]) -> list[Trial]:
         """Everything in order; the trials that have a point now."""
-        datasets = {trial.dataset.id: trial.dataset for trial, need in todo.items() if self.inception_key}
-        features = sum(t.dataset.expected_patches or len(t.dataset.names) for t in todo) * 8300  # bytes
-        store.prepare(self.out, (64 << 20) + features * bool(self.inception_key))
+        datasets = {trial.dataset.id: trial.dataset for trial in todo}
+        patch_bytes = sum(4 * extractor.dimensions + 100 for extractor in self.extractors.values())
+        patch_count = sum(t.dataset.expected_patches or len(t.dataset.names) for t in todo)
+        store.prepare(self.out, (64 << 20) + patch_count * patch_bytes)
         self._environment = environment(self.request)
-        references = [d for d in datasets.values() if not self._reference(d).exists()]
-        if references or any(need.features for need in todo.values()):
-            _ = self.inception
+        references = [
+            (dataset, extractor)
+            for dataset in datasets.values()
+            for extractor in self.extractors.values()
+            if not self._reference(dataset, extractor).exists()
+        ]
+        for name in {extractor.name for _, extractor in references}.union(*(need.features for need in todo.values())):
+            self._network(name)  # a damaged file is told before the first encode
         with self._pool("encoder") as pool:
             self._probe(todo, pool)
             encodes = {self._streams(t): t for t, n in todo.items() if n.decode and not self._streams(t).exists()}
             decodes = [trial for trial, need in todo.items() if need.decode]
-            steps = sum(len(d.names) for d in references) + sum(
+            steps = sum(len(d.names) for d, _ in references) + sum(
                 len(trial.dataset.names) for trial in [*encodes.values(), *decodes]
             )
             self.progress.start(steps, "images")
-            for dataset in references:
+            for dataset, extractor in references:
                 try:
-                    self._refer(dataset)
+                    self._refer(dataset, extractor)
                 except ValueError as error:  # patches of several sizes
                     raise BadRequest(f"dataset {dataset.id}: {error}") from None
             for trial in encodes.values():
@@ -308,17 +309,17 @@ class _Run:
                     self.failed[trial.label] = (f"{card.id} cannot be built: {error}",)
                 todo.pop(trial, None)
 
-    def _refer(self, dataset: Dataset) -> None:
+    def _refer(self, dataset: Dataset, extractor: Extractor) -> None:
         """Features of the originals. Raises BadRequest when the whole set does not give the patches its card states."""
-        path = self._reference(dataset)
+        path = self._reference(dataset, extractor)
         unreadable = 0
         with store.working(self.out, path.stem) as folder:
             if path.exists():
                 return self.progress.advance(len(dataset.names))
-            shards = store.Shards(folder, "features", store.FEATURES)
+            shards = store.Shards(folder, "features", store.features_schema(extractor.dimensions))
             self.progress.advance(shards.images)
             with shards:
-                buffer = _Batches(self.inception, shards)
+                buffer = _Batches(self._network(extractor.name), extractor.dimensions, shards)
                 for index in range(shards.images, len(dataset.names)):
                     try:
                         buffer.add(index, patches(dataset.load(index), dataset.protocol))
@@ -367,20 +368,21 @@ class _Run:
     def _finish(self, trial: Trial, need: _Need, pool: Pool) -> None:
         if need.decode:
             self._decode(trial, need, pool)
-        self._conclude(trial)
+        self._conclude(trial, need)
 
     def _decode(self, trial: Trial, need: _Need, pool: Pool) -> None:
         """Streams -> crops, features and measures, whichever are missing."""
-        crops_path, features_path = self._crops(trial), self._features(trial)
+        crops_path = self._crops(trial)
         with store.working(self.out, trial.trial_key) as folder:
-            crops = features = buffer = None
-            if not crops_path.exists():
-                crops = store.Shards(folder, "crops", store.CROPS)
-            if self.inception_key and not features_path.exists():
-                features = store.Shards(folder, f"features-{self.inception_key}", store.FEATURES)
-                buffer = _Batches(self.inception, features)
+            crops = None if crops_path.exists() else store.Shards(folder, "crops", store.CROPS)
+            features, buffers = {}, {}
+            for name in need.features:
+                extractor = self.extractors[name]
+                schema = store.features_schema(extractor.dimensions)
+                features[name] = store.Shards(folder, f"features-{extractor.key}", schema)
+                buffers[name] = _Batches(self._network(name), extractor.dimensions, features[name])
             quality = {name: store.Shards(folder, f"quality-{name}", store.QUALITY) for name in need.measures}
-            shards = [s for s in (crops, features, *quality.values()) if s is not None]
+            shards = [s for s in (crops, *features.values(), *quality.values()) if s is not None]
             start = min([s.images for s in shards], default=len(trial.dataset.names))
             stored = self._stored_pixels(trial) if crops is None else {}
             self.progress.advance(start)
@@ -388,7 +390,7 @@ class _Run:
             def one(stream: dict) -> tuple[dict, list, dict[str, list[dict]]]:
                 crop, image, original = self._measure(trial, stream, pool)
                 values = {name: _values(crop, self.measures[name], original, image) for name in quality}
-                return crop, patches(image, trial.dataset.protocol) if buffer and image is not None else [], values
+                return crop, patches(image, trial.dataset.protocol) if buffers and image is not None else [], values
 
             with ExitStack() as stack:
                 for s in shards:
@@ -403,14 +405,14 @@ class _Run:
                             f"{crop['name']} decodes to other pixels than those of {crops_path}; "
                             "the codec or the machine has changed: delete that file and run again"
                         )
-                    if buffer is not None:
+                    for buffer in buffers.values():
                         buffer.add(crop["image"], cut)
                     self.progress.advance()
-                if buffer is not None:
+                for buffer in buffers.values():
                     buffer.finish()
             metadata = self._metadata(trial, trial.codec)
-            if features is not None:
-                features.merge(features_path, metadata, FEATURE_ROWS)
+            for name, table in features.items():
+                table.merge(self._features(trial, self.extractors[name]), metadata, FEATURE_ROWS)
             for name, table in quality.items():
                 identity = {"measure": self.measures[name].identity, "remark": self.measures[name].remark}
                 table.merge(self._quality(trial, name), metadata | identity, CROP_ROWS)
@@ -456,19 +458,33 @@ class _Run:
         row["pixels_sha256"] = hashlib.sha256(body).hexdigest()
         return row, image, original
 
-    def _conclude(self, trial: Trial) -> None:
+    def _conclude(self, trial: Trial, need: _Need) -> None:
         """Crops and features -> the row of the points table."""
-        features = reference = None
-        if self.inception_key and self._features(trial).exists():
-            features, reference = self._features(trial), self._reference(trial.dataset)
-        no_fid = "" if self.inception_key else f"no FID: {self._inception_error.reason}"
-        row = point_row(trial, self._crops(trial), features, reference, self.inception_sha256, no_fid)
+        compared = [
+            Compared(extractor, self._features(trial, extractor), self._reference(trial.dataset, extractor))
+            for extractor in self.extractors.values()
+            if self._features(trial, extractor).exists()
+        ]
+        used = {name: extractor.key for name, extractor in self.extractors.items()}
+        kept = {}
+        if not need.crops and self._points(trial).exists():  # what a network gave that is not at hand now stays
+            before, stored = (
+                store.read_metadata(self._points(trial)),
+                store.read_table(self._points(trial)).to_pylist()[0],
+            )
+            for name, its_key in _used(before).items():
+                if name not in used:
+                    used[name] = its_key
+                    kept |= {column: stored.get(column) for column in of_network(name)}
+        absent = [f"{_missing(name)}: {error.reason}" for name, error in self.absent.items() if name not in used]
+        row = point_row(trial, self._crops(trial), compared, absent) | kept
         measured = self._measured(trial)
         means, remarks = measured_row(measured)
         remarks += [f"no {name}: {error.reason}" for name, error in self.unmeasured.items() if name not in measured]
         row |= means | {"note": "; ".join(note for note in (row["note"], *remarks) if note)}
         measures = {name: store.read_metadata(path).get("measure") for name, path in measured.items()}
-        metadata = self._metadata(trial, trial.codec) | {"inception": self.inception_key, "measures": measures}
+        networks = {"inception": used.get("inception", ""), "features": used}
+        metadata = self._metadata(trial, trial.codec) | networks | {"measures": measures}
         store.write_table(self._points(trial), pa.Table.from_pylist([row], store.POINTS), metadata)
 
     def _metadata(self, trial: Trial, card) -> dict:
@@ -484,6 +500,20 @@ class _Run:
     def _note(self, text: str) -> None:
         self.notes.append(text)
         self.progress.note(text)
+
+
+def _missing(name: str) -> str:
+    return "no FID" if name == "inception" else f"no {COLUMNS[name]}"
+
+
+def _asking(name: str) -> str:
+    return "" if name in ALWAYS else f" --feature {name}"
+
+
+def _used(metadata: dict) -> dict[str, str]:
+    """Extractors that a stored point has seen, and their keys."""
+    old = {"inception": metadata["inception"]} if metadata.get("inception") else {}
+    return metadata.get("features", old)
 
 
 def _probe_one(pool: Pool, card, point: str) -> CodecFailed | None:
@@ -509,8 +539,8 @@ def _values(crop: dict, measure: Measure, original: np.ndarray | None, image: np
 class _Batches:
     """Patches of consecutive images on their way through the network in full batches, then into a table."""
 
-    def __init__(self, inception: "Inception", shards: store.Shards):
-        self._inception, self._shards = inception, shards
+    def __init__(self, network: Network, dimensions: int, shards: store.Shards):
+        self._network, self._dimensions, self._shards = network, dimensions, shards
         self._images: deque[tuple[int, int]] = deque()  # (image, patches) whose features are not complete
         self._places: deque[tuple[int, int, int]] = deque()
         self._pixels: list[np.ndarray] = []
@@ -520,7 +550,7 @@ class _Batches:
         self._images.append((image, len(cut)))
         self._places.extend((image, top, left) for top, left, _ in cut)
         self._pixels.extend(pixels for *_, pixels in cut)
-        batch = self._inception.batch
+        batch = self._network.batch
         self._compute(len(self._pixels) // batch * batch)
 
     def finish(self) -> None:
@@ -528,7 +558,7 @@ class _Batches:
 
     def _compute(self, count: int) -> None:
         if count:
-            self._features.extend(self._inception.features(self._pixels[:count]))
+            self._features.extend(self._network.features(self._pixels[:count]))
             del self._pixels[:count]
         while self._images and self._images[0][1] <= len(self._features):
             image, patch_count = self._images.popleft()
@@ -536,5 +566,5 @@ class _Batches:
             columns = [pa.array([place[i] for place in places], pa.int64()) for i in range(3)]
             flat = pa.array(np.concatenate([np.empty(0, np.float32), *self._features[:patch_count]]))
             del self._features[:patch_count]
-            column = pa.FixedSizeListArray.from_arrays(flat, 2048)
-            self._shards.add(image, pa.table([*columns, column], schema=store.FEATURES))
+            column = pa.FixedSizeListArray.from_arrays(flat, self._dimensions)
+            self._shards.add(image, pa.table([*columns, column], schema=store.features_schema(self._dimensions)))

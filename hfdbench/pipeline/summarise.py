@@ -4,6 +4,7 @@ import os
 import platform
 import statistics
 import subprocess
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy as np
 from .. import __version__, store
 from ..cards import bundled_root
 from ..metrics import distortion
+from ..metrics.extractors import COLUMNS, Extractor
 from ..metrics.fid_infinity import fid_infinity
-from ..metrics.fingerprint import fid_id, inception_id, weights_label
+from ..metrics.fingerprint import fid_id, weights_label
 from ..metrics.frechet import Moments, frechet_distance
 from ..metrics.kid import kid
 from ..metrics.precision_recall import precision_recall
@@ -32,20 +34,28 @@ PACKAGES = (
     "pillow-heif",
     "pillow-jxl-plugin",
 )
+INCEPTION_COLUMNS = (  # besides fid and fid_id
+    *("fid_label", "fid_patches", "fid_protocol", "kid", "kid_std", "precision", "recall", "fid_infinity"),
+)
 
 
-def point_row(
-    trial: Trial, crops: Path, features: Path | None, reference: Path | None, sha256: str, no_fid: str
-) -> dict:
-    """One row of store.POINTS.
+@dataclass(frozen=True)
+class Compared:
+    """Files of features by one network: of what was decoded, and of the originals."""
 
-    features, reference: None where there are none, for the reason `no_fid`; sha256: of the Inception weights.
-    """
+    extractor: Extractor
+    features: Path
+    reference: Path
+
+
+def point_row(trial: Trial, crops: Path, compared: list[Compared], absent: list[str]) -> dict:
+    """One row of store.POINTS. absent: why some features are not there, a line a network."""
     every = store.read_table(crops).to_pylist()
     rows = [row for row in every if row["status"] == "ok"]
     failed = len(every) - len(rows)
     row = {"codec": trial.codec.id, "point": trial.point, "dataset": trial.dataset.id, "kind": trial.codec.kind}
     row |= {"title": trial.codec.title or trial.codec.id, "device": trial.device, "seed": trial.seed}
+    row |= {"network_evaluations": trial.codec.point(trial.point).network_evaluations}
     row |= {"images": len(rows), "failed": failed}
     row["status"] = "ok" if not failed else "partial" if rows else "failed"
     notes = [f"{failed} of {len(every)} images failed"] if failed else []
@@ -54,11 +64,12 @@ def point_row(
         if row["identical"]:
             notes.append(f"PSNR has no mean: {row['identical']} images are identical to their originals")
     if failed:
-        no_fid = "no FID over some of the images"
-    if features is not None and not failed:
-        values, no_fid = _realism(trial, features, reference, sha256)
+        return row | {"note": "; ".join([*notes, "no FID over some of the images"])}
+    for pair in compared:
+        values, reason = _realism(trial, pair)
         row |= values
-    return row | {"note": "; ".join([*notes, *([no_fid] if no_fid else [])])}
+        notes += [reason] if reason else []
+    return row | {"note": "; ".join([*notes, *absent])}
 
 
 def measured_row(paths: dict[str, Path]) -> tuple[dict, list[str]]:
@@ -108,11 +119,23 @@ def _times(rows: list[dict]) -> dict:
     return times
 
 
-def _realism(trial: Trial, features: Path, reference: Path, sha256: str) -> tuple[dict, str]:
-    """What is computed from Inception's features, and the reason why some of it is missing."""
+def of_network(name: str) -> tuple[str, ...]:
+    """Columns that are computed from a network's features."""
+    return (COLUMNS[name], f"{COLUMNS[name]}_id", *(INCEPTION_COLUMNS if name == "inception" else ()))
+
+
+def _realism(trial: Trial, compared: Compared) -> tuple[dict, str]:
+    """What is computed from a network's features, and the reason why some of it is missing."""
+    extractor, features, reference = compared.extractor, compared.features, compared.reference
     ours, originals = _moments(features), _moments(reference)
+    inception = extractor.name == "inception"
     if ours.count < 2:
-        return {"fid_patches": ours.count}, f"no FID: {ours.count} patches of 256 x 256 pixels"
+        few = f"{ours.count} patches of 256 x 256 pixels"
+        return ({"fid_patches": ours.count}, f"no FID: {few}") if inception else ({}, f"no {extractor.column}: {few}")
+    made = fid_id(trial.dataset.protocol, ours.count, extractor.id, trial.dataset.sha256)
+    distance = {extractor.column: frechet_distance(originals, ours), f"{extractor.column}_id": made}
+    if not inception:
+        return distance, ""
     pair = _array(reference), _array(features)
     mean, deviation = kid(*pair, seed=0)
     values, reasons = {}, []
@@ -124,10 +147,8 @@ def _realism(trial: Trial, features: Path, reference: Path, sha256: str) -> tupl
         values["fid_infinity"] = fid_infinity(*pair, store.read_table(features, ["image"])["image"].to_numpy())
     except ValueError as error:
         reasons.append(f"no FID-infinity: {error}")
-    return values | {
-        "fid": frechet_distance(originals, ours),
-        "fid_id": fid_id(trial.dataset.protocol, ours.count, inception_id(sha256), trial.dataset.sha256),
-        "fid_label": weights_label(sha256),
+    return distance | values | {
+        "fid_label": weights_label(extractor.sha256),
         "fid_patches": ours.count,
         "fid_protocol": trial.dataset.protocol,
         "kid": mean,
@@ -136,19 +157,19 @@ def _realism(trial: Trial, features: Path, reference: Path, sha256: str) -> tupl
 
 
 def _moments(path: Path) -> Moments:
-    moments = Moments()
+    moments = Moments(store.read_schema(path).field("features").type.list_size)
     for batch in store.read_batches(path):
         moments.update(_matrix(batch["features"]))
     return moments
 
 
 def _array(path: Path) -> np.ndarray:
-    """All features of a file, float32, N x 2048."""
+    """All features of a file, float32, N x D."""
     return np.concatenate([_matrix(batch["features"]) for batch in store.read_batches(path)])
 
 
 def _matrix(column) -> np.ndarray:
-    return column.flatten().to_numpy().reshape(-1, 2048)
+    return column.flatten().to_numpy().reshape(-1, column.type.list_size)
 
 
 def environment(request: Request) -> dict:
