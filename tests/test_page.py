@@ -14,9 +14,11 @@ import pytest
 from helpers_metrics import random_weights
 from helpers_page import Visit, browser
 from PIL import Image
+from typer.testing import CliRunner
 
 from hfdbench import store
 from hfdbench.cards import CodecCard, FigureCard, choose, find_cards
+from hfdbench.cli import app
 from hfdbench.errors import BadRequest
 from hfdbench.metrics.frechet import Moments, frechet_distance
 from hfdbench.metrics.influence import pull
@@ -188,6 +190,27 @@ def test_bad_requests(results, tmp_path):
         write_page(results, tmp_path, FIGURES, only_codecs=["avif"])
     with pytest.raises(BadRequest, match="no points yet"):
         write_page(tmp_path / "empty", tmp_path, FIGURES)
+
+
+def test_the_verb_writes_it_and_prints_where(results, tmp_path):
+    options = [
+        "--html",
+        "--out",
+        str(results),
+        "--to",
+        str(tmp_path),
+        "--pictures",
+        "1",
+        "--codec",
+        "webp",
+        "--no-bands",
+    ]
+    result = CliRunner().invoke(app, ["report", "rate-psnr", *options])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == [str(tmp_path / "index.html")]
+    data = document(tmp_path / "index.html")
+    assert list(data["codecs"]) == ["webp"] and [figure["id"] for figure in data["figures"]] == ["rate-psnr"]
+    assert len(elements(tmp_path / "index.html")) == 1 + 3
 
 
 # ---- in the browser

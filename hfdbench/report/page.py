@@ -342,12 +342,14 @@ class _Album:
                     f"no room for pictures in {self._choice.max_mb:g} MB" if own.webp else "none were asked for"
                 )
         except Unavailable as error:
-            section["no_pictures"] = str(error)
+            section["no_pictures"] = (
+                "they were not at hand, or had no room, when it was made"  # the error may name folders
+            )
             self.notes.append(f"{name}: no pictures: {error}")
             return 0
         section["pictures"], section["loss_db"] = count, _rounded(own.loss_db)
         used = (
-            _size(own) + 20 * sum(image["width"] * image["height"] for image in section["images"][:count]) // PATCH**2
+            _size(own) + 40 * sum(image["width"] * image["height"] for image in section["images"][:count]) // PATCH**2
         )
         self._embed(f"{index}-o", own)
         order = _order(trials, self._choice.points)
