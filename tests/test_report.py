@@ -522,6 +522,7 @@ def test_a_codec_keeps_its_colour_when_others_are_measured():
 def printed():
     points = table().head(3)
     points["fid"] = [118.123456, float("nan"), None]
+    points["fd_mini"] = [1.5, 0.25, None]
     points["note"] = ["", "a|b_50% & {c}", "x, y"]
     return points
 
@@ -529,7 +530,7 @@ def printed():
 def test_terminal_table_is_aligned_and_rounded():
     lines = tables.render(printed(), columns=[*tables.POINT_COLUMNS, "note"]).splitlines()
     assert lines[0].split() == [*tables.POINT_COLUMNS, "note"]
-    assert " ".join(lines[2].split()) == "jpeg q1 kodak 24 0.8500 31.90 0.9500 118.12 0.00600 0.0346 12.3 -"
+    assert " ".join(lines[2].split()) == "jpeg q1 kodak 24 0.8500 31.90 0.9500 118.12 0.00600 1.500 0.0346 12.3 -"
     assert lines[3].split()[7] == "-"
     ends = [re.search(r"\bkodak\s+24\b", line).end() for line in lines[2:]]
     assert set(ends) == {lines[0].index("images") + len("images")}

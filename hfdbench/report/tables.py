@@ -29,6 +29,7 @@ POINT_COLUMNS = [
     "ms_ssim",
     "fid",
     "kid",
+    "fd_mini",
     "encode_s",
     "decode_s",
 ]
