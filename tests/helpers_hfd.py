@@ -26,6 +26,8 @@ def autoencoder(seed: int = 0) -> Autoencoder:
     with torch.no_grad():
         model.log_gain += math.log(30)  # latents of a few units, so that there is something to code
         model.log_inverse_gain -= math.log(30)
+        for layer in model.spatial_context:  # as after its first use, which masks the weights themselves
+            layer.weight *= layer.mask
     return model.eval().requires_grad_(False)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -104,10 +105,16 @@ def residual_roots(pairs: list[Pair], rates: int) -> Tensor:
 
 
 def write_atomically(path: Path, write) -> None:
-    """Let `write` fill a temporary neighbour, then rename it: the old file stays whole if anything fails."""
+    """Let `write` fill a temporary neighbour, then rename it: the old file stays whole if anything fails.
+
+    Raises OSError saying so, for a full disk above all.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)
         os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+        kept = "the one before it is intact" if path.exists() else "there was none before"
+        raise OSError(f"{path}: could not be written ({error}); {kept}; free disk space and run again") from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -7,12 +7,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .pairs import write_atomically
+
 
 def loss_curves(journal: Path, path: Path) -> None:
     """Every number of log.jsonl against steps, one panel each."""
     from matplotlib.figure import Figure
 
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    lines = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
     if not lines:
         return
     lines = list({line["step"]: line for line in lines}.values())  # a resumed run may have logged a step twice
@@ -22,11 +24,12 @@ def loss_curves(journal: Path, path: Path) -> None:
         axis.plot([line["step"] for line in lines], [line.get(name) for line in lines], linewidth=1)
         axis.set(title=name, xlabel="step")
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=100)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
 
 
 def sample_grid(rows: Tensor, path: Path) -> None:
     """rows: R x N x 3 x H x W in [0, 1], as one PNG of R rows and N columns."""
     height = rows.shape[3]
     grid = rows.permute(0, 3, 1, 4, 2).reshape(len(rows) * height, -1, 3)
-    Image.fromarray((grid.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()).save(path)
+    picture = Image.fromarray((grid.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+    write_atomically(path, lambda temporary: picture.save(temporary, "png"))

@@ -247,20 +247,14 @@ def train(
                 average=average,
                 step=step,
             )
-            try:
-                write_atomically(checkpoint, lambda path: torch.save(state, path))
-            except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
-                kept = "the last good one is intact" if checkpoint.exists() else "there was none before"
-                raise OSError(
-                    f"{checkpoint}: step {step} could not be written ({error}); {kept}; free disk space and run again"
-                ) from None
+            write_atomically(checkpoint, lambda path: torch.save(state, path))
             pictures.loss_curves(out / "log.jsonl", out / "loss.png")
 
     passes = list(task.passes(modules, fabric))
     shown = _place(task.batch(6, np.random.default_rng((recipe.seed, 2**40))), fabric.device)
     count, rank = max(1, recipe.batch // fabric.world_size), fabric.global_rank
     began, sums, summed = time.monotonic(), {}, 0
-    with open(out / "log.jsonl", "a") as journal, torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         bar = tqdm(
             total=recipe.steps, initial=start, unit="step", dynamic_ncols=True, disable=not fabric.is_global_zero
         )
@@ -296,8 +290,7 @@ def train(
                 sums, summed = {}, 0
                 elapsed_s = round(time.monotonic() - began, 1)
                 line = {"step": step + 1, "learning_rate": learning_rate(recipe, step), "elapsed_s": elapsed_s, **means}
-                journal.write(json.dumps(line) + "\n")
-                journal.flush()
+                append(out / "log.jsonl", json.dumps(line))
                 bar.set_postfix(means)
             late = stop_after_s is not None and time.monotonic() - began > stop_after_s
             if (step + 1) % keep_every == 0 or last or late:
@@ -313,6 +306,17 @@ def train(
         pictures.sample_grid(task.samples(_place(shown, "cpu")), out / "samples.png")
         export(task, out / "weights.safetensors")
     return out / "weights.safetensors"
+
+
+def append(path: Path, line: str) -> None:
+    """Raises OSError with the cure when the disk is full."""
+    try:
+        with open(path, "a") as file:
+            file.write(f"{line}\n")
+    except OSError as error:
+        raise OSError(
+            f"{path}: could not be written ({error}); the last checkpoint is intact; free disk space and run again"
+        ) from None
 
 
 def _place(batch, device):
@@ -341,7 +345,8 @@ def read_checkpoint(path: Path, identity: str, device) -> dict:
         saved = torch.load(path, map_location=device, weights_only=True)
         same = saved["identity"] == identity
     except Exception as error:  # torch raises half a dozen types for a damaged file
-        raise ValueError(f"{path}: not a checkpoint of hfdbench ({error}); choose another --out or delete it") from None
+        kind = type(error).__name__  # what torch says is of no help, and long
+        raise ValueError(f"{path}: not a checkpoint of hfdbench ({kind}); choose another --out or delete it") from None
     if not same:
         raise ValueError(f"{path}: made by another recipe or other data; choose another --out or delete it")
     return saved
@@ -425,7 +430,7 @@ def train_recipe(
         )
         if init:
             log.info("starting from %s, sha256 %s", init.name, hashlib.sha256(init.read_bytes()).hexdigest())
-        (out / "data.txt").write_text("".join(f"{name}\n" for name in found.names))
+        write_atomically(out / "data.txt", lambda path: path.write_text("".join(f"{name}\n" for name in found.names)))
         if stage_1:
             task = AutoencoderTask(recipe, found, init)
         else:
