@@ -12,6 +12,7 @@ import pytest
 from helpers_metrics import patches, random_weights
 from PIL import Image
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from hfdbench import store
 from hfdbench.cards import CodecCard, choose
@@ -19,9 +20,10 @@ from hfdbench.codec import load_codec
 from hfdbench.crops import patches as cut
 from hfdbench.dataset import open_dataset
 from hfdbench.errors import BadRequest, Unavailable
-from hfdbench.metrics import extractors, fingerprint
+from hfdbench.metrics import distill, extractors, fingerprint
 from hfdbench.metrics.extractors import find_extractor, parse_feature
 from hfdbench.metrics.frechet import Moments, frechet_distance
+from hfdbench.metrics.mini import Mini
 from hfdbench.pipeline import run, score
 from hfdbench.plan import Request
 
@@ -208,3 +210,35 @@ def test_features_are_stored_by_the_key_of_their_network(request_):
     (path,) = (request_.out / "features").glob(f"jpeg-*-{key}.parquet")
     assert store.read_schema(path).field("features").type == pa.list_(pa.float32(), 256)
     assert store.read_table(path, ["image"])["image"].to_pylist() == [0, 1, 2]
+
+
+def test_a_network_can_be_taught(tmp_path):
+    """Two groups at a time, stopped in between: the same shards, and weights that work and say where they come from."""
+    (tmp_path / "photos").mkdir()
+    for k, image in enumerate(patches(3, 300, 300, seed=7)):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{k}.png")
+    recipe = {
+        "seed": 1,
+        "data": {"groups": 4, "group_patches": 2, "shard_groups": 2, "map_groups": 2, "kinds": {"jpeg": 1, "blur": 1}},
+        "network": {"widths": [8, 8], "components": 16},
+        "training": {"first_fit_groups": 2, "steps": 2, "batch_groups": 2, "learning_rate": 1e-3}
+        | {"difference": 1.0, "ridge": 10.0},
+    }
+    out, inception = tmp_path / "out", random_weights(tmp_path / "random.pth")
+    distill.prepare(tmp_path / "photos", inception, out, recipe)
+    shards = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert sorted(name.split("-")[0] for name in shards) == ["features", "features", "maps", "patches", "patches"]
+    for path in out.glob("*-00002.npy"):
+        path.unlink()
+    distill.prepare(tmp_path / "photos", inception, out, recipe)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == shards
+    distill.train(out, recipe, 1, tmp_path / "first.safetensors")
+    (out / "log.csv").unlink()
+    distill.train(out, recipe, 1, tmp_path / "again.safetensors")  # nothing but the fit is left to do
+    assert not (out / "log.csv").exists()
+    first, again = (load_file(tmp_path / f"{name}.safetensors") for name in ("first", "again"))
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    features = Mini(tmp_path / "again.safetensors").features(patches(3))
+    assert features.shape == (3, 16) and features.std() > 0
+    with safe_open(tmp_path / "again.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["recipe"]) == recipe and json.loads(file.metadata()["groups"]) == 4

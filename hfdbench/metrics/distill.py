@@ -4,12 +4,14 @@
     python -m hfdbench.metrics.distill train --out FOLDER
 
 Conventions: a group is a random 256 x 256 crop and coded, blurred, noisy versions of it, the original first; patches are
-uint8, groups x P x 256 x 256 x 3, Inception's features of them float16, groups x P x 2048, stored in shards of some
-groups. What a group holds depends on seed and number alone, so `prepare` resumes at the shard it was stopped in.
+uint8, groups x P x 256 x 256 x 3, Inception's features of them float16, groups x P x 2048; the first groups also have the
+maps that features are the mean of, groups x P x 64 positions x 2048. They are stored in shards of some groups. What a
+group holds depends on seed and number alone, so `prepare` resumes at the shard it was stopped in.
 """
 
 import hashlib
 import json
+import math
 import time
 import tomllib
 from dataclasses import asdict
@@ -18,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 SIDE = 256  # pixels
+POSITIONS = 8  # a side of the teacher's last map
 LOG_STEPS = 50
 RECIPE = Path(__file__).parent / "weights" / "fd-mini-v1.toml"
 
@@ -100,9 +103,11 @@ def prepare(photos: Path, inception: Path, out: Path, recipe: dict) -> None:
             drawn = [versions.draw(original, rng) for _ in range(data["group_patches"] - 1)]
             groups.append(np.stack([original, *drawn]))
         patches = np.stack(groups)
-        features = teacher.features(patches.reshape(-1, SIDE, SIDE, 3)).reshape(*patches.shape[:2], -1)
+        maps = teacher.maps(patches.reshape(-1, SIDE, SIDE, 3)).reshape(*patches.shape[:2], POSITIONS**2, -1)
         np.save(out / f"patches-{name}", patches)
-        np.save(out / f"part-{name}", features.astype(np.float16))
+        if first < data["map_groups"]:
+            np.save(out / f"maps-{name}", maps)
+        np.save(out / f"part-{name}", maps.astype(np.float32).mean(axis=2).astype(np.float16))
         (out / f"part-{name}").rename(out / f"features-{name}")  # last: a shard is there when its features are
         print(f"{first + len(groups)} of {data['groups']} groups", flush=True)
 
@@ -135,42 +140,45 @@ def _descend(network, data: "_Shards", basis: "_Basis", recipe: dict, out: Path)
     if not state.exists():
         _fit(network, data, basis, settings, settings["first_fit_groups"])
     optimiser = torch.optim.AdamW(network.parameters(), settings["learning_rate"], weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings["learning_rate"], settings["steps"], pct_start=0.1, cycle_momentum=False
-    )
     if state.exists():
         stored = torch.load(state, weights_only=True)
         network.load_state_dict(stored["network"])
         optimiser.load_state_dict(stored["optimiser"])
-        schedule.load_state_dict(stored["schedule"])
         step = stored["step"]
     network.train()
-    pool = torch.compile(network.pool)
     started, losses = time.monotonic(), []
     while step < settings["steps"]:
-        pixels, features = data.draw(np.random.default_rng((recipe["seed"], 1, step)), settings["batch_groups"])
-        target = torch.from_numpy(basis.of(features))  # groups x P x D
+        pixels, maps = data.draw(np.random.default_rng((recipe["seed"], 1, step)), settings["batch_groups"])
+        target = torch.from_numpy(basis.of(maps))  # groups x P x positions x D
         with torch.autocast("cpu", torch.bfloat16):
-            pooled = pool(torch.from_numpy(pixels).flatten(0, 1))
+            pooled = network.pool(torch.from_numpy(pixels).flatten(0, 1), POSITIONS)
         error = network.project(pooled.float()).unflatten(0, target.shape[:2]) - target
-        value = error.square().sum(2).mean() / basis.variance
-        change = (error[:, 1:] - error[:, :1]).square().sum(2).mean() / basis.change_variance
+        # Of positions and of patches: the former are 64 times the supervision.
+        here, whole = _shares(error, target), _shares(error.mean(2), target.mean(2))
         optimiser.zero_grad()
-        (value + settings["difference"] * change).backward()
+        sum(value + settings["difference"] * change for value, change in (here, whole)).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        done = (step + 0.5) / settings["steps"]  # warm-up over a tenth, then a cosine to zero
+        optimiser.param_groups[0]["lr"] = settings["learning_rate"] * min(10 * done, (1 + math.cos(math.pi * done)) / 2)
         optimiser.step()
-        schedule.step()
         step += 1
-        losses.append((value.item(), change.item()))
+        losses.append([share.item() for share in (*here, *whole)])
         if step % LOG_STEPS == 0 or step == settings["steps"]:
             mean, losses = np.mean(losses, axis=0), []
-            line = f"{step},{mean[0]:.4f},{mean[1]:.4f},{time.monotonic() - started:.0f}"
+            line = ",".join([str(step), *(f"{share:.4f}" for share in mean), f"{time.monotonic() - started:.0f}"])
             print(line, flush=True)
             with open(out / "log.csv", "a") as log:
                 log.write(line + "\n")
             tensors = {"network": network.state_dict(), "optimiser": optimiser.state_dict()}
-            torch.save(tensors | {"schedule": schedule.state_dict(), "step": step}, out / "checkpoint.part")
+            torch.save(tensors | {"step": step}, out / "checkpoint.part")
             (out / "checkpoint.part").rename(state)
+
+
+def _shares(error, target):
+    """Share of the target that is missed, of values and of changes by a version: groups x P x ... x D."""
+    pairs = ((side, side[:, 1:] - side[:, :1]) for side in (error, target))
+    (value, change), (all_value, all_change) = pairs
+    return value.square().sum() / all_value.square().sum(), change.square().sum() / all_change.square().sum()
 
 
 def _fit(network, data: "_Shards", basis: "_Basis", settings: dict, groups: int) -> dict[str, float]:
@@ -190,7 +198,7 @@ def _fit(network, data: "_Shards", basis: "_Basis", settings: dict, groups: int)
             network.pool(torch.from_numpy(data.patches(first, first + 4)).flatten(0, 1))
         network.eval()
         pooled = [
-            network.pool(torch.from_numpy(data.patches(first, min(first + 4, groups))).flatten(0, 1)).double()
+            network.pool(torch.from_numpy(data.patches(first, min(first + 4, groups))).flatten(0, 1))[:, 0].double()
             for first in range(0, groups, 4)
         ]
     for module in network.modules():
@@ -212,15 +220,9 @@ def _fit(network, data: "_Shards", basis: "_Basis", settings: dict, groups: int)
         return torch.linalg.solve(a.T @ a + settings["ridge"] * torch.eye(a.shape[1], dtype=a.dtype), a.T @ b)
 
     cut = groups * 4 // 5
-    guess, true = x[cut:] @ solve(slice(cut)), target[cut:]
-    explained = {
-        "value": 1 - ((guess - true).square().sum() / true.square().sum()).item(),
-        "change": 1
-        - (
-            (guess[:, 1:] - guess[:, :1] - true[:, 1:] + true[:, :1]).square().sum()
-            / (true[:, 1:] - true[:, :1]).square().sum()
-        ).item(),
-    }
+    true = target[cut:]
+    value, change = _shares(x[cut:] @ solve(slice(cut)) - true, true)
+    explained = {"value": 1 - value.item(), "change": 1 - change.item()}
     print(f"fit on {groups} groups explains, of others: " + json.dumps(explained), flush=True)
     weight = solve(slice(groups)) / scale[:, None]
     with torch.no_grad():
@@ -261,6 +263,7 @@ class _Shards:
             raise SystemExit(f"{folder}: no shards; run prepare first")
         self.features = np.concatenate([np.load(folder / f"features-{name}") for name in names])  # G x P x 2048
         self._patches = [np.load(folder / f"patches-{name}", mmap_mode="r") for name in names]
+        self._maps = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("maps-*.npy"))]
         self._places = [(shard, row) for shard, patches in enumerate(self._patches) for row in range(len(patches))]
         self.groups = len(self._places)
 
@@ -269,12 +272,17 @@ class _Shards:
         return np.stack([self._patches[shard][row] for shard, row in self._places[first:last]])
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Patches and features of some groups; every other one mirrored, which Inception hardly notices."""
-        picked = rng.choice(self.groups, count, replace=False)
-        patches = np.stack([self._patches[self._places[k][0]][self._places[k][1]] for k in picked])
+        """Patches and maps of some groups that have maps; every other one mirrored, which Inception hardly notices."""
+        picked = rng.choice(sum(map(len, self._maps)), count, replace=False)
+        patches, maps = (
+            np.stack([side[self._places[k][0]][self._places[k][1]] for k in picked])
+            for side in (self._patches, self._maps)
+        )
         mirrored = rng.random(count) < 0.5
         patches[mirrored] = patches[mirrored, :, :, ::-1]
-        return patches, self.features[picked]
+        grid = maps.reshape(*maps.shape[:2], POSITIONS, POSITIONS, -1)  # a view
+        grid[mirrored] = grid[mirrored, :, :, ::-1]
+        return patches, maps
 
     def sha256(self) -> str:
         digest = hashlib.sha256(self.features.tobytes())
@@ -284,23 +292,19 @@ class _Shards:
 
 
 class _Basis:
-    """Leading principal components of all features, and how much features vary along them.
-
-    variance: of the features. change_variance: mean square of (version - original). Both summed over the components.
-    """
+    """Leading principal components of all features."""
 
     def __init__(self, data: _Shards, components: int):
         flat = data.features.reshape(-1, data.features.shape[-1]).astype(np.float64)
-        self._mean = flat.mean(axis=0)
+        self._mean = flat.mean(axis=0).astype(np.float32)
         values, vectors = np.linalg.eigh(np.cov(flat.T))
-        self._vectors = vectors[:, ::-1][:, :components]
-        self.variance = float(values[-components:].sum())
-        guess = self.of(data.features)
-        self.change_variance = float(np.square(guess[:, 1:] - guess[:, :1]).sum(axis=2).mean())
-        print(f"{components} components hold {self.variance / values.sum():.1%} of the variance", flush=True)
+        self._vectors = np.ascontiguousarray(vectors[:, ::-1][:, :components], np.float32)
+        print(
+            f"{components} components hold {values[-components:].sum() / values.sum():.1%} of the variance", flush=True
+        )
 
     def of(self, features: np.ndarray) -> np.ndarray:
-        return ((features.astype(np.float64) - self._mean) @ self._vectors).astype(np.float32)
+        return (features.astype(np.float32) - self._mean) @ self._vectors
 
 
 def main() -> None:

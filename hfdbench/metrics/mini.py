@@ -47,8 +47,11 @@ def build(config: NetworkConfig, training: bool = False):
             self.refine = nn.ModuleList(map(convolution, config.widths, config.widths))
             self.project = nn.Linear(sum(config.widths), config.components)
 
-        def pool(self, pixels: torch.Tensor) -> torch.Tensor:
-            """Means over the positions of every stage, B x sum of widths: fine stages see what codecs take away."""
+        def pool(self, pixels: torch.Tensor, side: int = 1) -> torch.Tensor:
+            """Every stage's means over side x side parts of the patch, B x side^2 x sum of widths.
+
+            The fine stages see what codecs take away.
+            """
             x = (pixels.permute(0, 3, 1, 2).float() - 127.5) / 64
             x = functional.pad(x, (0, -x.shape[3] % CELL, 0, -x.shape[2] % CELL), mode="replicate")
             x = functional.pixel_unshuffle(x, CELL).contiguous(memory_format=torch.channels_last)
@@ -56,11 +59,11 @@ def build(config: NetworkConfig, training: bool = False):
             for enter, refine in zip(self.enter, self.refine, strict=True):
                 x = enter(x)
                 x = x + refine(x)
-                means.append(x.float().mean((2, 3)))
-            return torch.cat(means, dim=1)
+                means.append(functional.adaptive_avg_pool2d(x.float(), side))
+            return torch.cat(means, dim=1).flatten(2).mT
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return self.project(self.pool(pixels))
+            return self.project(self.pool(pixels)[:, 0])
 
     return Network().to(memory_format=torch.channels_last)
 
