@@ -157,8 +157,9 @@ def test_readme_explains_every_column():
     from hfdbench.cards import bundled_root
 
     sections = (bundled_root() / "results" / "README.md").read_text().split("\n## ")[1:]
-    assert len(sections) == 5
-    for section in sections:
+    tables = [section for section in sections if not section.startswith("golden/")]
+    assert len(tables) == 5
+    for section in tables:
         schema = getattr(store, section.split("/")[0].upper())
         first_cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
         explained = [name for cell in first_cells for name in cell.replace("`", "").replace(",", " ").split()]
