@@ -22,6 +22,7 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from . import objectives, pairs, photos, pictures
@@ -32,7 +33,7 @@ from .diffusion import Schedule
 from .network import NetworkConfig
 from .objectives import Batch, Loss
 from .pairs import write_atomically
-from .weights import configured, load_into
+from .weights import configured, load_into, pack
 
 log = logging.getLogger(__name__)
 LOG_EVERY = 100  # steps
@@ -57,6 +58,7 @@ class Recipe:
     model: dict = field(default_factory=dict)
     pair_side: int = 384  # pixels of the parts of photographs that are coded, stage 2 only
     border: int = 64  # pixels around them that are coded with them and dropped, stage 2 only
+    stored: str = "float16"  # or "int8": half the bytes
     perceptual: str = "inception"  # network of the perceptual loss, GAN decoders only
 
     @staticmethod
@@ -84,6 +86,8 @@ class Recipe:
         for key in recipe.model:
             if key not in options:
                 raise ValueError(f'{path}: unknown key "{key}" in [model]; it knows {", ".join(sorted(options))}')
+        if recipe.stored not in ("float16", "int8"):
+            raise ValueError(f'{path}: stored "{recipe.stored}" is unknown; use float16 or int8')
         if recipe.crop % STRIDE:
             raise ValueError(f"{path}: crop {recipe.crop} is not a multiple of {STRIDE}")
         if min(recipe.steps, recipe.batch, recipe.crop) < 1:
@@ -102,6 +106,8 @@ class AutoencoderTask:
         if init:
             load_into(self.modules["model"], init)
         self.model = self.modules["model"]
+        # Their loss stands outside the forward pass and is the same in every process: there is nothing to average.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, ["bottleneck.quantiles"])
 
     def batch(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         pixels, _ = photos.crops(self.data.images, count, self.recipe.crop, rng)
@@ -326,8 +332,8 @@ def _place(batch, device):
 
 
 def make_fabric(device: str, devices: int, bf16: bool) -> Fabric:
-    """One process for each of `devices`, gradients averaged between them; quantiles have no gradient from the networks."""
-    strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
+    """One process for each of `devices`, gradients averaged between them."""
+    strategy = "ddp" if devices > 1 else "auto"
     precision = "bf16-mixed" if bf16 else "32-true"
     return Fabric(accelerator=device, devices=devices, strategy=strategy, precision=precision)
 
@@ -363,9 +369,7 @@ def export(task: AutoencoderTask | DecoderTask, path: Path) -> None:
         "steps": str(task.recipe.steps),
         "torch": torch.__version__,
     }
-    state = {k: v.detach().cpu().contiguous() for k, v in task.model.state_dict().items()}
-    # Half the size, no loss seen; single numbers are bounds such as 1e-9, which half precision would round to 0.
-    tensors = {k: v.half() if v.dtype == torch.float32 and v.numel() > 1 else v for k, v in state.items()}
+    tensors = pack(task.model.state_dict(), task.recipe.stored)
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 

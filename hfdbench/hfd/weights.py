@@ -58,13 +58,37 @@ def _read(path: Path, build) -> Model:
     return Model(module.eval().requires_grad_(False), digest[:4], metadata)
 
 
+def pack(state: dict[str, torch.Tensor], stored: str) -> dict[str, torch.Tensor]:
+    """What is written of a state: "float16", or "int8" with a step (float16) for each output channel of a convolution.
+
+    Single numbers stay as they are: they are bounds such as 1e-9, which half precision would round to 0.
+    """
+    tensors = {}
+    for name, value in state.items():
+        value = value.detach().cpu().contiguous()
+        if stored == "int8" and value.dtype == torch.float32 and value.ndim == 4:
+            step = (value.abs().amax((1, 2, 3)) / 127).clamp_min(1e-7).half()
+            tensors[f"{name}.step"] = step
+            value = (value / step.float()[:, None, None, None]).round().clamp(-127, 127).to(torch.int8)
+        tensors[name] = value.half() if value.dtype == torch.float32 and value.numel() > 1 else value
+    return tensors
+
+
+def unpack(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state, in float32, of what `pack` made."""
+    state = {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items() if not k.endswith(".step")}
+    for name in [name.removesuffix(".step") for name in tensors if name.endswith(".step")]:
+        state[name] = tensors[name].float() * tensors[f"{name}.step"].float()[:, None, None, None]
+    return state
+
+
 def load_into(module: torch.nn.Module, path: Path, may_lack: tuple[str, ...] = ()) -> None:
     """Copy a file's tensors into a module built for them; those in may_lack may be missing and stay as they are.
 
     Raises ValueError naming the file when they do not fit.
     """
     try:
-        tensors = {k: v.float() if v.dtype == torch.float16 else v for k, v in load_file(path).items()}
+        tensors = unpack(load_file(path))
         for name, buffer in list(module.named_buffers()):
             if name in tensors and buffer.shape != tensors[name].shape:  # probability tables are empty in a new model
                 owner, _, leaf = name.rpartition(".")
