@@ -2,7 +2,8 @@
 
 Conventions: by the image-clustered bootstrap of `metrics.bootstrap`; every point of a dataset sees the same draws, so that
 two points' draws pair. Draws are kept as out/cache/bootstrap-<trial key>-....npy and are made anew when what they were
-made from is younger. NaN: the point has no such value, or is not backed by stored images (a published one).
+made from is younger; where that is not stored (features are large), kept draws serve. NaN: the point has no such value,
+or is not backed by stored images (a published one).
 """
 
 import os
@@ -105,11 +106,13 @@ def _identity(row: Mapping, column: str) -> tuple:
 def draw(out: Path, trial: Trial, column: str, count: int, seed: int = 0) -> np.ndarray | None:
     """The column's value in each of `count` draws, distances centred on their value; None where there is no value."""
     value, files = trial.row.get(column), trial.files(column)
-    if value is None or pd.isna(value) or not trial.images or not files:
+    if value is None or pd.isna(value) or not trial.images:
         return None
     cached = Path(out) / "cache" / f"bootstrap-{trial.key}-{column}-{count}-{seed}-v{METHOD}.npy"
-    if cached.is_file() and cached.stat().st_mtime_ns >= max(path.stat().st_mtime_ns for path in files):
+    if cached.is_file() and cached.stat().st_mtime_ns >= max((path.stat().st_mtime_ns for path in files), default=0):
         samples = np.load(cached)
+    elif not files:
+        return None
     else:
         samples = _draw(files, column, bootstrap.draws(trial.images, count, seed))
         _keep(cached, samples)
