@@ -206,7 +206,7 @@ def test_score_completes_a_run_once_weights_turn_up(hfdbench, tmp_path, random_i
 def test_train_makes_weights_that_a_card_can_name(hfdbench, pictures, tmp_path):
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(
-        'stage = "autoencoder"\nsteps = 3\nbatch = 2\ncrop = 64\nbf16 = false\n'
+        'objective = "autoencoder"\nsteps = 3\nbatch = 2\ncrop = 64\n'
         "[model]\nwidths = [8, 8, 8]\ngroups = [4, 4]\nhyper = 8\ncontext = 8\nlambdas = [0.01]\n"
     )
     code, out, err = hfdbench("train", recipe, "--data", pictures, "--out", tmp_path / "model", "--device", "cpu")
@@ -244,5 +244,5 @@ def test_the_wheel_carries_cards_and_weights(tmp_path):
     assert str(tmp_path / "site") in said.stderr
     listed = {row["codec"] for row in json.loads(said.stdout)}
     assert listed == {path.stem for path in (ROOT / "codecs").glob("*.toml")}
-    bundled = {path.name for path in (ROOT / "codecs" / "weights").glob("*.safetensors")}
+    bundled = {path.name for top in ("codecs", "hfdbench") for path in (ROOT / top).rglob("*.safetensors")}
     assert bundled == {path.name for path in (tmp_path / "site").rglob("*.safetensors")}
