@@ -68,7 +68,7 @@ def test_points_receive_the_shared_options_and_their_own_win(folder):
         ("pillow:JPEG", "pillow.JPEG", r'key "adapter": String should match'),
         ('title = "My codec"', 'title = "My codec', r"not valid TOML: .*line 3.*; mend the line"),
         ('title = "My codec"', 'source = "elsewhere"', r'key "source": unknown; remove it'),
-        ("quality = 1 }", "quality = 1 }\nweights = 3", r'key "weights": is unknown'),
+        ("quality = 1 }", "quality = 1 }\nweight = 3", r'key "weight": is unknown'),
         ("options = { quality = 10 }", "options = 10", r'key "points.0.options": Input should be a valid dict'),
         ('options = { chroma = "4:4:4", quality = 1 }', "options = 1", r'key "options": Input should be a valid dict'),
     ],
