@@ -106,7 +106,7 @@ def test_fid(tmp_path):
     gate.accept(made(tmp_path / "a"), tmp_path / "baseline")
     assert gate.compare(tmp_path / "a", tmp_path / "baseline", CARD).exit_code == 0
     report = gate.compare(made(tmp_path / "b", noise_gain=1.05), tmp_path / "baseline", CARD)
-    assert {c.metric for c in report.worse} == {"fid"} and len(report.worse) == 4
+    assert {c.metric for c in report.worse} == {"fid", "fd_mini"} and len(report.worse) == 8
     assert gate.compare(tmp_path / "a", tmp_path / "b", CARD).exit_code == 0
     assert "Better beyond tolerance" in gate.markdown(gate.compare(tmp_path / "a", tmp_path / "b", CARD))
 

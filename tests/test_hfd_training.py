@@ -408,6 +408,46 @@ def test_files_that_cannot_be_written_leave_the_old_ones(tmp_path):
         pairs.write_atomically(tmp_path / "no" / "c.pt", lambda path: torch.save({}, path))
 
 
+TWO = """
+import hashlib, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_hfd_training import recipe
+from helpers_hfd import autoencoder
+from hfdbench.hfd import photos, training
+data, cache, inception, out = (Path(a) for a in sys.argv[2:])
+fabric = training.make_fabric("cpu", 2, False)
+fabric.launch()
+found = photos.read_photos(data, 64)
+for objective in ("autoencoder", "hfd-plus", "hific"):
+    wanted = recipe(objective, steps=2, batch=4)
+    if objective == "autoencoder":
+        task = training.AutoencoderTask(wanted, found)
+    else:
+        task = training.DecoderTask(wanted, found, autoencoder(), cache, perceptual=inception)
+    weights = training.train(task, out / objective, fabric)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(task.model.state_dict().items()):
+        if name.startswith("spatial_context"):  # masked on use, and only the first process draws samples
+            continue
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    (out / f"{objective}-{fabric.global_rank}").write_text(digest.hexdigest())
+"""
+
+
+def test_two_processes_train_one_model(folder, cache, inception, tmp_path):
+    """Through Fabric, as on many devices: both end with the same weights, each having seen crops of its own."""
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    arguments = [sys.executable, script, Path(__file__).parent, folder, cache, inception, tmp_path]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for objective in ("autoencoder", "hfd-plus", "hific"):
+        digests = [(tmp_path / f"{objective}-{rank}").read_text() for rank in (0, 1)]
+        assert digests[0] == digests[1]
+        assert (tmp_path / objective / "weights.safetensors").exists()
+
+
 # Recipes
 
 
@@ -451,7 +491,7 @@ def test_every_objective_has_a_recipe():
 def test_rivals_share_everything_but_the_objective():
     """The comparison of decoders: same data, same budget, same network, same seed."""
     rivals = [training.Recipe.read(path) for path in RECIPES if path.stem not in ("elic", "hfd-paper")]
-    assert len({json.dumps(training.asdict(replace(wanted, objective=""))) for wanted in rivals}) == 1
+    assert len({json.dumps(training.asdict(replace(wanted, objective="", stored=""))) for wanted in rivals}) == 1
 
 
 # From a recipe, as the command does

@@ -155,9 +155,9 @@ class _Results:
 
 
 def _judge(intervals: Iterable[tuple[float, float]], low: float = -np.inf, high: float = 0.0) -> str:
-    """holds: every interval within [low, high]; does not hold: one wholly outside."""
+    """holds: every interval strictly between low and high; does not hold: one wholly outside."""
     intervals = list(intervals)
-    if intervals and all(low <= lo and hi <= high for lo, hi in intervals):
+    if intervals and all(low < lo and hi < high for lo, hi in intervals):
         return "holds"
     if any(hi < low or lo > high for lo, hi in intervals):
         return "does not hold"

@@ -27,7 +27,6 @@ from .. import store
 from ..cards import GateCard
 from ..errors import BadRequest, unknown
 from ..metrics import METRICS, bootstrap, fingerprint, influence
-from ..plan import key
 from . import uncertainty
 
 COUNT = 1000  # draws
@@ -196,7 +195,7 @@ def _measured(out: Path, wanted: set[tuple] | None = None) -> list[Measured]:
             images[f"{column}_pull"] = np.nan
             if row.get(column) is not None:
                 distances[column] = Distance(row[column], row[f"{column}_id"])
-                images[f"{column}_pull"] = pd.Series(_pulls(trial, row[f"{column}_id"], meta["dataset_sha256"]))
+                images[f"{column}_pull"] = pd.Series(_pulls(trial, column))
         found.append(
             Measured(
                 **{name: row[name] for name in ("codec", "point", "dataset", "seed", "device")},
@@ -210,13 +209,9 @@ def _measured(out: Path, wanted: set[tuple] | None = None) -> list[Measured]:
     return found
 
 
-def _pulls(trial: uncertainty.Trial, distance_id: str, dataset_sha256: str) -> dict[int, float]:
+def _pulls(trial: uncertainty.Trial, column: str) -> dict[int, float]:
     """The pull of each image's patches on the distance; 0 for an image without patches."""
-    parts, folder = fingerprint.parse(distance_id), trial.features.parent
-    weights = parts.weights[:8]  # features are stored under the network that made them
-    originals = key("reference", dataset_sha256, parts.protocol, weights, trial.row["device"])
-    reference, _ = uncertainty.features(folder / f"reference-{trial.row['dataset']}-{originals}.parquet")
-    test, image_of_patch = uncertainty.features(folder / f"{trial.crops.stem}-{weights}.parquet")
+    (test, image_of_patch), (reference, _) = map(uncertainty.features, trial.pairs[uncertainty.NETWORKS[column]])
     if len(test) < 3:
         return {}
     return dict(enumerate(np.bincount(image_of_patch, influence.pull(reference, test), trial.images)))
