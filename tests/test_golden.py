@@ -9,7 +9,7 @@ from hfdbench.cards import CodecCard, find_cards
 from hfdbench.report import claims
 
 GOLDEN = Path(__file__).parents[1] / "results" / "golden" / "kodak"
-DECODERS = ("elic-mse", "hfd", "hfd-rf", "hfd-plus", "hfd-fast", "hific", "po-elic", "dirac")
+DECODERS = ("elic-mse", "elic-grain", "hfd", "hfd-rf", "hfd-plus", "hfd-fast", "hific", "po-elic", "dirac")
 
 
 def test_every_decoder_is_there_on_the_streams_of_elic_mse():

@@ -126,7 +126,7 @@ def test_second_order_beats_euler_at_equal_evaluations(evaluations):
 
 @pytest.mark.parametrize("wrong", [
     {"solver": "rk4"}, {"path": "sine"}, {"order": "spiral"}, {"steps": 0}, {"run": 9, "steps": 8}, {"run": -1},
-    {"gamma": 1.5}, {"eta": -0.1}, {"shift": 0}, {"strength": 2}, {"start": 0}, {"tile": 100}, {"tile": -64},
+    {"gamma": 1.5}, {"eta": -0.1}, {"shift": 0}, {"strength": 2}, {"grain": -0.1}, {"start": 0}, {"tile": 100}, {"tile": -64},
     {"overlap": 8},
 ])  # fmt: skip
 def test_sampling_refuses_values_out_of_range(wrong):
@@ -142,7 +142,7 @@ def test_the_network_is_evaluated_as_often_as_is_said(solver, dial):
     how = Sampling(solver=solver, **dial)
     model.sample(picture(32, 48), 0, 0, how)
     assert len(calls) == how.evaluations
-    assert how.evaluations == {"once": 1, "heun": 2 * (how.run or how.steps) - 1}.get(solver, how.run or how.steps)
+    assert how.evaluations == {"none": 0, "once": 1, "heun": 2 * (how.run or how.steps) - 1}.get(solver, how.run or how.steps)
 
 
 def test_run_and_start_choose_among_the_steps():
@@ -169,6 +169,28 @@ def test_strength_scales_the_detail():
     inside = (whole > 0) & (whole < 255)
     assert np.abs(added).max() > 10
     assert np.abs(half_added - added / 2)[inside].max() <= 1
+
+
+def test_grain_has_the_residuals_colours_and_does_not_know_of_tiles():
+    model, grey = decoder(), np.full((200, 136, 3), 128, np.uint8)
+    covariance = np.array([[4.0, 1.0, 0.0], [1.0, 2.0, 0.0], [0.0, 0.0, 1.0]]) / 400
+    values, vectors = np.linalg.eigh(covariance)
+    model.root[0] = torch.from_numpy((vectors * np.sqrt(values)) @ vectors.T)
+    alone = model.sample(grey, 0, 4, Sampling(solver="none", grain=0.5))
+    found = np.cov((alone / 255.0).reshape(-1, 3).T)
+    assert found == pytest.approx(0.25 * covariance, rel=0.1, abs=2e-4)
+    smooth, whole, tiles = (
+        model.sample(grey, 0, 4, Sampling(steps=1, grain=grain, tile=tile)).astype(int)
+        for grain, tile in ((0.0, 0), (0.5, 0), (0.5, 64))
+    )
+    without = model.sample(grey, 0, 4, Sampling(steps=1, tile=64)).astype(int)
+    inside = (tiles > 0) & (tiles < 255) & (whole > 0) & (whole < 255)
+    assert ((tiles - without) == (whole - smooth))[inside].all()
+
+
+def test_no_sampling_is_the_reconstruction():
+    image = picture(40, 56)
+    assert np.array_equal(decoder().sample(image, 0, 4, Sampling(solver="none")), image)
 
 
 def test_latents_are_seen():

@@ -20,7 +20,7 @@ from .diffusion import LOG_SNR_LIMIT, Schedule, alpha_sigma, ancestral, euler, h
 from .network import NetworkConfig, UNet
 from .tiling import Order, Window, groups, noise
 
-Solver = Literal["ancestral", "euler", "heun", "multistep", "once"]
+Solver = Literal["ancestral", "euler", "heun", "multistep", "once", "none"]
 SOLVERS = Solver.__args__
 
 
@@ -28,12 +28,14 @@ SOLVERS = Solver.__args__
 class Sampling:
     """How a decoder is run. Raises ValueError for values out of range.
 
-    solver: "once" is a single evaluation without noise, for decoders that predict instead of sampling.
+    solver: "once" is a single evaluation without noise, for decoders that predict instead of sampling; "none" is no evaluation:
+        the reconstruction and its grain, the control that a sampler has to beat.
     steps: of the solver; Heun's take two network evaluations each but the last.
     path, shift: of the noise schedule; start: the time in (0, 1] to start from, 1 from nothing but noise (DIRAC's late start).
     run: how many of the steps are run, the last estimate being the result (DIRAC's dial); 0 for all.
     gamma: noise knob of the ancestral sampler; eta: share of the SDE's noise in the multistep solver; both 0 to 1.
     strength: share of the sampled detail that is added to the reconstruction (ours: a dial between distortion and realism).
+    grain: noise added to the result, of the residual's colours, in standard deviations of the residual (ours: HFD+).
     tile, overlap: pixels of a cell's side and of what its window adds on each; tile 0 samples the whole picture at once.
     """
 
@@ -46,6 +48,7 @@ class Sampling:
     gamma: float = 0.0
     eta: float = 0.0
     strength: float = 1.0
+    grain: float = 0.0
     tile: int = 512
     overlap: int = 32
     order: Order = "checkerboard"
@@ -66,6 +69,8 @@ class Sampling:
         for name in ("strength", "start"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}: above 0, at most 1")
+        if not self.grain >= 0:
+            raise ValueError(f"grain {self.grain}: at least 0")
         if self.tile < 0 or self.tile % 64:
             raise ValueError(f"tile {self.tile}: a multiple of 64, or 0 for the whole picture")
         if self.overlap < 0 or self.overlap % 16:
@@ -74,8 +79,8 @@ class Sampling:
     @property
     def evaluations(self) -> int:
         """Network evaluations per pixel, those on overlaps not counted."""
-        if self.solver == "once":
-            return 1
+        if self.solver in ("none", "once"):
+            return int(self.solver == "once")
         steps = self.run or self.steps
         return 2 * steps - 1 if self.solver == "heun" else steps
 
@@ -116,15 +121,26 @@ class Decoder(nn.Module):
         height, width = reconstruction.shape[:2]
         multiple = self.config.multiple
         x_hat = np.pad(reconstruction, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="edge")
-        done = np.empty_like(x_hat)
-        for group in groups(*x_hat.shape[:2], how.tile, how.overlap, how.order):
+        done = x_hat.copy()
+        turns = [] if how.solver == "none" else groups(*x_hat.shape[:2], how.tile, how.overlap, how.order)
+        for group in turns:
             by_shape: dict[tuple[int, ...], list[Window]] = {}
             for window in group:
                 by_shape.setdefault(tuple(window.known.shape), []).append(window)
             for windows in by_shape.values():
                 for first in range(0, len(windows), at_once):
                     self._sample_windows(windows[first : first + at_once], x_hat, done, rate, seed, how, latents)
+        if how.grain:
+            self._add_grain(done, rate, seed, how)
         return done[:height, :width]
+
+    def _add_grain(self, done: np.ndarray, rate: int, seed: int, how: Sampling) -> None:
+        """After all windows, so that none shows its neighbours' grain to the network."""
+        root = 255 * how.grain * self.root[rate][None].cpu()
+        for top in range(0, len(done), 256):
+            rows = done[top : top + 256]
+            field = recolour(root, noise(seed, how.steps, (top, top + len(rows), 0, rows.shape[1])))
+            rows[:] = (torch.from_numpy(rows) + field[0].permute(1, 2, 0)).round().clamp(0, 255).byte().numpy()
 
     def _sample_windows(self, windows: list[Window], x_hat, done, rate: int, seed: int, how: Sampling, latents) -> None:
         """Fill the windows' cells of `done`; windows of one shape are one batch."""

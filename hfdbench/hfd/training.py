@@ -135,13 +135,13 @@ class AutoencoderTask:
 def rate_distortion(model: nn.Module, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rate-distortion loss (scalar), bits per pixel and MSE per image (N each).
 
-    Loss of an image: (bpp + lambda * 255^2 * MSE) * (lambda_mid / lambda)^0.5; the last factor balances the rates (ours).
+    Loss of an image: (bpp + lambda * 255^2 * MSE) * (lambda_mid / lambda)^0.25; the last factor balances the rates (ours).
     """
     reconstruction, bits = model(image, rate)
     mse = (reconstruction - image).square().mean((1, 2, 3))
     bpp = bits / (image.shape[2] * image.shape[3])
     lambdas = torch.tensor(model.config.lambdas, device=image.device)
-    balance = (lambdas.median() / lambdas[rate]).sqrt()
+    balance = (lambdas.median() / lambdas[rate]) ** 0.25
     return ((bpp + lambdas[rate] * 255**2 * mse) * balance).mean(), bpp.detach(), mse.detach()
 
 
