@@ -28,9 +28,14 @@ GAINS = {
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """Claims 1 to 4, 6 and 7 hold, 5 does not: less sampling noise is worse here."""
+    """Claims 1 to 4, 6, 7 and 9 hold, 5 does not: less sampling noise is worse here."""
     folder = tmp_path_factory.mktemp("claims")
-    for codec, psnr_gain, noise_gain in (("hfd", -1, 0.5), ("hific", -1.2, 0.8), ("po-elic", -1.1, 0.7)):
+    for codec, psnr_gain, noise_gain in (
+        ("hfd", -1, 0.5),
+        ("hific", -1.2, 0.8),
+        ("po-elic", -1.1, 0.7),
+        ("elic-grain", -1.3, 0.9),
+    ):
         write_codec(folder, codec, (0.1, 0.2), psnr_gain, noise_gain, streams="elic-mse")
     write_codec(folder, "elic-mse", (0.1, 0.2))
     for codec, gain in GAINS.items():
@@ -75,10 +80,10 @@ def test_judgement_within_bounds(interval, verdict):
 @pytest.mark.parametrize("metric", ["fid", "fd_mini"])
 def test_claims_hold_or_not_as_the_results_were_made(out, metric):
     found = verdicts(out, "made", metric=metric)
-    assert list(found) == list(range(1, 9))
+    assert list(found) == list(range(1, 10))
     told = {number: verdict.verdict for number, verdict in found.items()}
     equal = "holds" if metric == "fid" else "undecided here"  # 40 dimensions say too little for two per cent
-    expected = {1: "holds", 2: "holds", 3: "holds", 4: "holds", 5: "does not hold", 6: "holds", 7: equal}
+    expected = {1: "holds", 2: "holds", 3: "holds", 4: "holds", 5: "does not hold", 6: "holds", 7: equal, 9: "holds"}
     assert told == expected | {8: "undecided here"}
     assert len(found[1].numbers) == 2 and len(found[2].numbers) == 4  # a line a point and rival
     assert found[1].numbers[0].startswith(f"q1, {metric} of hfd - elic-mse: -")
@@ -188,7 +193,7 @@ def test_variants_can_be_sampled():
 
 def test_what_is_run_covers_what_is_asked(tmp_path):
     main, few = claims.requests("kodak", 4, out=tmp_path)
-    assert {card.id for card in main.codecs} == {"elic-mse", "hfd", "hific", "po-elic"} and main.limit is None
+    assert {card.id for card in main.codecs} == set(claims.DECODERS) and main.limit is None
     assert {card.id for card in few.codecs} == {"elic-mse", "hfd", "hfd-plus", *VARIANTS}
     assert few.limit == 4 and few.points == (claims.POINT,)
 
@@ -197,8 +202,8 @@ def test_rendering(out):
     found = claims.from_stored(out, "made", None, "fid", None, ())  # a dataset without a card: no pictures
     text = claims.render(found)
     assert "(1) HOLDS" in text and "(5) DOES NOT HOLD" in text and "(8) UNDECIDED HERE" in text
-    assert [row["number"] for row in json.loads(claims.render(found, "json"))] == list(range(1, 9))
+    assert [row["number"] for row in json.loads(claims.render(found, "json"))] == list(range(1, 10))
     rows = claims.render(found, "markdown").splitlines()
-    assert len(rows) == 10 and all(row.count(" | ") >= 3 for row in rows)
+    assert len(rows) == 11 and all(row.count(" | ") >= 3 for row in rows)
     with pytest.raises(BadRequest, match="csv"):
         claims.render(found, "csv")

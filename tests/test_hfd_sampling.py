@@ -142,7 +142,9 @@ def test_the_network_is_evaluated_as_often_as_is_said(solver, dial):
     how = Sampling(solver=solver, **dial)
     model.sample(picture(32, 48), 0, 0, how)
     assert len(calls) == how.evaluations
-    assert how.evaluations == {"none": 0, "once": 1, "heun": 2 * (how.run or how.steps) - 1}.get(solver, how.run or how.steps)
+    assert how.evaluations == {"none": 0, "once": 1, "heun": 2 * (how.run or how.steps) - 1}.get(
+        solver, how.run or how.steps
+    )
 
 
 def test_run_and_start_choose_among_the_steps():
