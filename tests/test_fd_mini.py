@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,13 +65,12 @@ def request_(tmp_path, monkeypatch) -> Request:
 
 def test_what_is_shipped():
     mini = find_extractor("mini", None, None)
-    assert mini.weights.stat().st_size < 8_000_000
+    assert mini.weights.stat().st_size < 5_800_000
     assert mini.sha256 == extractors.MINI_SHA256
     with safe_open(mini.weights, "pt") as file:
         described = file.metadata()
         assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"torch.float16"}  # noqa: SIM118
-    recipe = (mini.weights.with_suffix(".toml")).read_text()
-    assert f"components = {json.loads(described['config'])['components']}" in recipe
+    assert json.loads(described["recipe"]) == tomllib.loads(mini.weights.with_suffix(".toml").read_text())
     assert mini.dimensions == json.loads(described["config"])["components"]
 
 
@@ -242,18 +242,33 @@ def test_a_network_can_be_taught(tmp_path):
         Image.fromarray(image).save(tmp_path / "photos" / f"{k}.png")
     recipe = {
         "seed": 1,
-        "data": {"groups": 4, "group_patches": 2, "shard_groups": 2, "map_groups": 2, "kinds": {"jpeg": 1, "blur": 1}},
-        "network": {"widths": [8, 8], "components": 16},
-        "training": {"first_fit_groups": 2, "steps": 2, "batch_groups": 2, "learning_rate": 1e-3}
-        | {"difference": 1.0, "ridge": 10.0},
+        "data": {
+            "group_patches": 2,
+            "shard_groups": 2,
+            "parts": [
+                {"groups": 4, "map_groups": 2, "kinds": {"jpeg": 1, "blur": 1}},
+                {"groups": 2, "map_groups": 2, "kinds": {"noise": 1}},
+            ],
+        },
+        "network": {"widths": [8, 8, 8], "components": 16},
+        "training": {"steps": 2, "batch_groups": 2, "learning_rate": 1e-3, "difference": 1.0, "ridge": 10.0},
     }
     out, inception = tmp_path / "out", random_weights(tmp_path / "random.pth")
     distill.prepare(tmp_path / "photos", inception, out, recipe)
+    distill.maps(inception, out, recipe)
     shards = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert sorted(name.split("-")[0] for name in shards) == ["features", "features", "maps", "patches", "patches"]
-    for path in out.glob("*-00002.npy"):
+    assert sorted(shards) == sorted(
+        [f"{kind}-{first:05d}.npy" for kind in ("features", "patches") for first in (0, 2, 4)]
+        + ["bases.npz", "maps-00000.npz", "maps-00004.npz"]
+    )
+    with np.load(out / "maps-00004.npz") as maps:  # of group 5 alone: group 4 is held out
+        assert [maps[name].shape for name in maps.files] == [
+            (1, 2, level.positions**2, level.components) for level in distill.LEVELS
+        ]
+    for path in out.glob("*-00004.np?"):
         path.unlink()
     distill.prepare(tmp_path / "photos", inception, out, recipe)
+    distill.maps(inception, out, recipe)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == shards
     distill.train(out, recipe, 1, tmp_path / "first.safetensors")
     (out / "log.csv").unlink()
@@ -264,4 +279,4 @@ def test_a_network_can_be_taught(tmp_path):
     features = Mini(tmp_path / "again.safetensors").features(patches(3))
     assert features.shape == (3, 16) and features.std() > 0
     with safe_open(tmp_path / "again.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["recipe"]) == recipe and json.loads(file.metadata()["groups"]) == 4
+        assert json.loads(file.metadata()["recipe"]) == recipe and json.loads(file.metadata()["groups"]) == 6

@@ -23,8 +23,8 @@ from .fingerprint import extractor_id
 
 COLUMNS = MappingProxyType({"inception": "fid", "mini": "fd_mini", "dinov2": "fd_dinov2", "clip": "fd_clip"})
 ALWAYS = ("inception", "mini")
-MINI = Path(__file__).parent / "weights" / "fd-mini-v1.safetensors"
-MINI_SHA256 = "cdf72c7f2e1f7577b3e409f582d75a76ad1385a97bc60866a5d6107a20b4f147"
+MINI = Path(__file__).parent / "weights" / "fd-mini-v2.safetensors"
+MINI_SHA256 = "a74dc8516910ab4067c8c2f253bcc685008deda2aa7b0bd2f358f9089484f370"
 DINOV2 = Weights(
     network="DINOv2",
     name="dinov2_vitb14_pretrain.pth",

@@ -165,11 +165,6 @@ class Inception:
         ]
         return np.concatenate(blocks) if blocks else np.empty((0, self.dimensions), np.float32)
 
-    def maps(self, patches: Iterable[np.ndarray]) -> np.ndarray:
-        """What the features are the mean of: float16, N x 64 positions x 2048."""
-        blocks = [self._forward(batch)[:filled].flatten(2).mT.half() for batch, filled in batches(patches, self.batch)]
-        return np.concatenate([block.cpu().numpy() for block in blocks])
-
     def _forward(self, batch: np.ndarray) -> "torch.Tensor":
         """Last feature map, float32, B x 2048 x 8 x 8."""
         import torch

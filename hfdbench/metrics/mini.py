@@ -47,23 +47,24 @@ def build(config: NetworkConfig, training: bool = False):
             self.refine = nn.ModuleList(map(convolution, config.widths, config.widths))
             self.project = nn.Linear(sum(config.widths), config.components)
 
-        def pool(self, pixels: torch.Tensor, side: int = 1) -> torch.Tensor:
-            """Every stage's means over side x side parts of the patch, B x side^2 x sum of widths.
-
-            The fine stages see what codecs take away.
-            """
+        def stages(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+            """Every stage's map."""
             x = (pixels.permute(0, 3, 1, 2).float() - 127.5) / 64
             x = functional.pad(x, (0, -x.shape[3] % CELL, 0, -x.shape[2] % CELL), mode="replicate")
             x = functional.pixel_unshuffle(x, CELL).contiguous(memory_format=torch.channels_last)
-            means = []
+            maps = []
             for enter, refine in zip(self.enter, self.refine, strict=True):
                 x = enter(x)
                 x = x + refine(x)
-                means.append(functional.adaptive_avg_pool2d(x.float(), side))
-            return torch.cat(means, dim=1).flatten(2).mT
+                maps.append(x)
+            return maps
+
+        def pool(self, pixels: torch.Tensor) -> torch.Tensor:
+            """Every stage's means, B x sum of widths. The fine stages see what codecs take away."""
+            return torch.cat([x.mean((2, 3)) for x in self.stages(pixels)], dim=1)
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return self.project(self.pool(pixels)[:, 0])
+            return self.project(self.pool(pixels))
 
     return Network().to(memory_format=torch.channels_last)
 
