@@ -32,7 +32,7 @@ def test_golden_points_are_of_the_bundled_weights():
 
 
 def test_claims_print_from_stored_results():
-    verdicts = claims.claims(GOLDEN, "kodak", "kodak@4")
+    verdicts = claims.claims(GOLDEN, "kodak", "kodak@8")
     assert [verdict.number for verdict in verdicts] == list(range(1, 10))
     for verdict in verdicts[:7]:  # the eighth needs the pictures
         assert len(verdict.numbers) > 1 and "[" in verdict.numbers[0], verdict
