@@ -238,12 +238,20 @@ def files(weights: list[str] | None) -> tuple[tuple[str, Path], ...]:
 def stored_requests(out: Path, codecs, datasets, cards, workers, inception, data_root) -> "list[Request]":
     """The requests that made the stored points, one per limit, seed and device."""
     from . import store
-    from .cards import CodecCard, choose
+    from .cards import CodecCard, choose, find_cards
     from .plan import Request
 
     points = store.points(out)
+    known = points["codec"].isin(find_cards(CodecCard, cards))
+    if not known.all():  # of claims' variants, say, or of cards in another folder
+        strangers = ", ".join(sorted(set(points.loc[~known, "codec"])))
+        print(f"left out: {strangers}; they have no card here, name its folder with --cards", file=sys.stderr)
+        points = points[known]
     if codecs:
         points = points[points["codec"].isin([card.id for card in choose(CodecCard, codecs, cards)])]
+    nothing = BadRequest(f"{out}: no stored point fits; hfdbench show lists what is there")
+    if points.empty:
+        raise nothing
     name, _, limit = (points["dataset"].str.partition("@")[k] for k in range(3))
     points = points.assign(name=name, limit=limit)
     folders = [spec for spec in datasets if spec.startswith("folder:")]
@@ -271,7 +279,7 @@ def stored_requests(out: Path, codecs, datasets, cards, workers, inception, data
             )
         )
     if not requests:
-        raise BadRequest(f"{out}: no stored point fits; hfdbench show lists what is there")
+        raise nothing
     return requests
 
 

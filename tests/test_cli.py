@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers_metrics import random_weights
+from helpers_results import write_codec
 from PIL import Image
 
 from hfdbench import cli
@@ -246,3 +247,9 @@ def test_the_wheel_carries_cards_and_weights(tmp_path):
     assert listed == {path.stem for path in (ROOT / "codecs").glob("*.toml")}
     bundled = {path.name for top in ("codecs", "hfdbench") for path in (ROOT / top).rglob("*.safetensors")}
     assert bundled == {path.name for path in (tmp_path / "site").rglob("*.safetensors")}
+
+
+def test_score_leaves_out_codecs_without_a_card(hfdbench, tmp_path):
+    write_codec(tmp_path, "somebodys", (0.1,))
+    code, _, said = hfdbench("score", "--out", tmp_path)
+    assert code and "left out: somebodys; they have no card here" in said and "no stored point fits" in said

@@ -127,7 +127,7 @@ def _agreement() -> dict[str, tuple[int, ...]]:
         parts[f"{place}: these and other decoders of its streams"] = rows
         for rate in rates:
             parts[f"{place}: decoders of one stream, {rate}"] = rows[~classical & (rows["point"] == rate)]
-    parts["Kodak: settings of decoders, four pictures, q2"] = table[table["dataset"] == "kodak@4"]
+    parts["Kodak: settings of decoders, eight pictures, q2"] = table[table["dataset"] == "kodak@8"]
     return {
         name: (len(part), *(sign * spearman(part["fid"], part[column]) for column, sign in COLUMNS.items()))
         for name, part in parts.items()
