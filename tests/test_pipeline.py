@@ -451,7 +451,7 @@ def test_interrupt_stops_the_workers_and_keeps_the_work(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     spec, out = pictures(tmp_path / "p", 6), tmp_path / "out"
-    process = start(out, spec, pause_s=0.3, workers=2)
+    process = start(out, spec, pause_s=2, workers=2)
     stop_when(process, lambda: list(out.glob("work/*/streams-*")), signal.SIGINT)
     assert process.returncode == 130
     assert left_over(os.environ["MARKER"]) == [] == os.listdir(tmp_path / "tmp")
