@@ -249,11 +249,8 @@ def stored_requests(out: Path, codecs, datasets, cards, workers, inception, data
         points = points[known]
     if codecs:
         points = points[points["codec"].isin([card.id for card in choose(CodecCard, codecs, cards)])]
-    nothing = BadRequest(f"{out}: no stored point fits; hfdbench show lists what is there")
-    if points.empty:
-        raise nothing
-    name, _, limit = (points["dataset"].str.partition("@")[k] for k in range(3))
-    points = points.assign(name=name, limit=limit)
+    found = points["dataset"].str.extract("(?P<name>[^@]*)@?(?P<limit>.*)")
+    points = points.assign(name=found["name"], limit=found["limit"])
     folders = [spec for spec in datasets if spec.startswith("folder:")]
     wanted = points["name"].isin(datasets) if datasets else ~points["name"].str.startswith("folder-")
     unnamed = sorted(set(points.loc[points["name"].str.startswith("folder-"), "name"]))
@@ -279,7 +276,7 @@ def stored_requests(out: Path, codecs, datasets, cards, workers, inception, data
             )
         )
     if not requests:
-        raise nothing
+        raise BadRequest(f"{out}: no stored point fits; hfdbench show lists what is there")
     return requests
 
 

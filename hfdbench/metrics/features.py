@@ -160,13 +160,10 @@ class Inception:
 
     def features(self, patches: Iterable[np.ndarray]) -> np.ndarray:
         """Features of patches, float32, N x 2048; holds one batch of patches. Raises ValueError for unequal patches."""
-        blocks = [
-            self._forward(batch)[:filled].mean((2, 3)).cpu().numpy() for batch, filled in batches(patches, self.batch)
-        ]
+        blocks = [self._forward(batch)[:filled] for batch, filled in batches(patches, self.batch)]
         return np.concatenate(blocks) if blocks else np.empty((0, self.dimensions), np.float32)
 
-    def _forward(self, batch: np.ndarray) -> "torch.Tensor":
-        """Last feature map, float32, B x 2048 x 8 x 8."""
+    def _forward(self, batch: np.ndarray) -> np.ndarray:
         import torch
 
         net = self._net
@@ -181,7 +178,7 @@ class Inception:
             for name, block in net.named_children():
                 if name.startswith("Mixed"):
                     x = block(x)
-            return x
+            return x.mean((2, 3)).cpu().numpy()
 
     def _resize(self, pixels):
         """Normalise and resize, B x H x W x 3 uint8 -> B x 3 x 299 x 299: bilinear, as a product on each side."""
