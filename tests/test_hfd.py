@@ -113,18 +113,34 @@ def test_a_picture_of_one_slice_is_one_stream(model):
 
 def test_slices_cover_the_padded_picture_once():
     seen = np.zeros((2112, 1088), int)
-    for (top, bottom, left, right), window in coding.slices(2050, 1030):
+    for top, bottom, left, right in coding.boxes(2050, 1030, coding.SLICE):
         seen[top:bottom, left:right] += 1
-        assert window[0] <= top and bottom <= window[1] and window[2] <= left and right <= window[3]
-        assert all(side % 64 == 0 for side in (top, bottom, left, right, *window))
+        assert all(side % 64 == 0 for side in (top, bottom, left, right))
         assert bottom - top <= coding.SLICE and right - left <= coding.SLICE
-        assert window[1] - window[0] <= coding.SLICE + 2 * coding.MARGIN
+    assert (seen == 1).all()
+
+
+def test_windows_cover_the_padded_picture_once():
+    seen = np.zeros((2112 // 16, 1088 // 16), int)
+    for tile, window, (rows, columns) in coding.windows(2050, 1030):
+        assert all(side % 16 == 0 for side in (*tile, *window))
+        assert window[1] - window[0] <= coding.TILE + 2 * coding.MARGIN
+        top, left = window[0] // 16, window[2] // 16
+        seen[top + rows.start : top + rows.stop, left + columns.start : left + columns.stop] += 1
+        assert coding.latents_of(tile) == (
+            slice(top + rows.start, top + rows.stop),
+            slice(left + columns.start, left + columns.stop),
+        )
+        for near, far, end, length in ((0, 1, window[1], 2112), (2, 3, window[3], 1088)):
+            assert tile[near] - window[near] == min(coding.MARGIN, tile[near])
+            assert end - tile[far] == min(coding.MARGIN, length - tile[far])
     assert (seen == 1).all()
 
 
 @pytest.mark.parametrize("size", [(140, 650), (523, 60)], ids=["wide", "high"])
 def test_slices_decode_to_the_encoders_latents_without_seams(model, monkeypatch, size):
     monkeypatch.setattr(coding, "SLICE", 128)
+    monkeypatch.setattr(coding, "TILE", 96)  # tiles and slices need not end together
     height, width = size
     image = picture(height, width)
     x_hat, y_hat = round_trip(image, 1, model)

@@ -1,11 +1,13 @@
 """HFD's training: photographs, pairs, recipes, every objective, and that stopping, damage and full disks lose nothing."""
 
+import contextlib
 import json
 import math
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from helpers_metrics import random_weights
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hfdbench.cards import bundled_root
 from hfdbench.hfd import objectives, pairs, photos, training
@@ -112,9 +115,10 @@ def test_crops_of_latents_lie_where_the_pixels_do():
     """Latents that are their place's mean: so are the crops', flipped ones too."""
     grey = np.random.default_rng(0).integers(0, 256, (6, 8), dtype=np.uint8)
     pair = pairs.Pair(grey.repeat(16, 0).repeat(16, 1)[..., None].repeat(6, 2), grey[None].astype(np.float16), 1)
-    image, reconstruction, rate, latents = pairs.crops([pair], 20, 32, np.random.default_rng(1))
+    pixels, rate, latents = pairs.crops([pair], 20, 32, np.random.default_rng(1))
+    image, reconstruction = pixels.float().chunk(2, 1)
     assert torch.equal(image, reconstruction) and rate.tolist() == [1] * 20
-    assert torch.allclose(nn.functional.avg_pool2d(image, 16)[:, :1] * 255, latents)
+    assert torch.equal(nn.functional.avg_pool2d(image, 16)[:, :1], latents.float())
     assert len(torch.unique(latents, dim=0)) > 5
 
 
@@ -310,7 +314,47 @@ def test_seeds_decide(make_task, tmp_path):
 
 
 def test_bfloat16_trains(make_task, tmp_path):
-    assert training.train(make_task(recipe("hfd", steps=2, bf16=True)), tmp_path)
+    fabric = training.Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")  # also where it is slow
+    assert training.train(make_task(recipe("hfd", steps=2)), tmp_path, fabric)
+    assert math.isfinite(lines(tmp_path)[-1]["loss"])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_is_for_machines_with_kernels(monkeypatch, fast):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert training.make_fabric("cpu", 1, bf16=True)._precision.precision == ("bf16-mixed" if fast else "32-true")
+    assert training.make_fabric("cpu", 1, bf16=False)._precision.precision == "32-true"
+
+
+@pytest.mark.parametrize("objective", objectives.OBJECTIVES)
+def test_losses_keep_to_their_device(make_task, objective):
+    """On tensors that claim to be on a GPU and hold nothing: torch refuses any operation that mixes them with the CPU's.
+
+    Not stage 1's: CompressAI's bottleneck reads a value back, and there is none.
+    """
+    task = make_task(recipe(objective))
+    drawn = task.draw(2, np.random.default_rng(0))
+    fabric = SimpleNamespace(device=torch.device("cuda"), autocast=contextlib.nullcontext)
+    networks = list(task.modules.values())
+    if objective in objectives.ADVERSARIAL:
+        networks.append(task.perceptual)
+        task.perceptual.to = lambda *_, **__: task.perceptual  # it is moved below
+    with FakeTensorMode() as fake:
+        for part in (part for network in networks for part in network.modules()):
+            for tensors in (part._parameters, part._buffers):
+                tensors |= {name: fake.from_tensor(x).to("cuda") for name, x in tensors.items() if x is not None}
+        batch = task.batch(*(fake.from_tensor(x).to("cuda") for x in drawn))
+        for _, loss_of in task.passes(task.modules, fabric):
+            loss, said = loss_of(batch)
+            assert {value.device.type for value in (loss, *said.values())} == {"cuda"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("objective", ["autoencoder", *objectives.OBJECTIVES])
+def test_every_objective_trains_on_a_gpu(make_task, tmp_path, objective):
+    fabric = training.make_fabric("cuda", 1, bf16=True)
+    assert training.train(make_task(recipe(objective)), tmp_path, fabric)
     assert math.isfinite(lines(tmp_path)[-1]["loss"])
 
 

@@ -72,15 +72,16 @@ class HFD:
         from ..hfd import coding
 
         coded = self._unpack(stream)
-        image, y_hat = coding.decode(
+        image, latents = coding.decode(
             coded.payload, coded.height, coded.width, self._rate, self._transforms, self._coder
         )
         if self._decoder is None:
             return image
-        latents = None
         if self._decoder.config.latents:
             with torch.inference_mode():
-                latents = self._coder.unscale(y_hat, torch.tensor([self._rate]))
+                latents = self._coder.unscale(latents, torch.tensor([self._rate]))
+        else:
+            latents = None  # and their memory is free while the decoder samples
         at_once = 1 if self._device == "cpu" else 8
         return self._decoder.sample(image, self._rate, seed, self._sampling, latents, at_once)
 
@@ -90,11 +91,11 @@ class HFD:
         from ..hfd.container import HEADER
 
         coded = self._unpack(stream)
-        places = list(coding.slices(coded.height, coded.width))
+        boxes = list(coding.boxes(coded.height, coded.width, coding.SLICE))
         hyper = 0
-        for ((top, bottom, left, right), _), part in zip(places, coding.split(coded.payload, len(places)), strict=True):
+        for (top, bottom, left, right), part in zip(boxes, coding.split(coded.payload, len(boxes)), strict=True):
             hyper += self._coder.hyper_bytes(part, ((bottom - top) // 16, (right - left) // 16))
-        header = HEADER.size + coding.LENGTH.size * (len(places) - 1)
+        header = HEADER.size + coding.LENGTH.size * (len(boxes) - 1)
         return {"header": header, "hyper-latents": hyper, "latents": len(stream) - header - hyper}
 
     def _unpack(self, stream: bytes):

@@ -79,8 +79,10 @@ class Sampling:
     @property
     def evaluations(self) -> int:
         """Network evaluations per pixel, those on overlaps not counted."""
-        if self.solver in ("none", "once"):
-            return int(self.solver == "once")
+        if self.solver == "none":
+            return 0
+        if self.solver == "once":
+            return 1
         steps = self.run or self.steps
         return 2 * steps - 1 if self.solver == "heun" else steps
 
@@ -118,21 +120,21 @@ class Decoder(nn.Module):
         latents: 1 x C x ceil(H/16) x ceil(W/16) or larger, for networks that see them. Same input, seed and device: same result,
         however many windows are sampled `at_once`.
         """
-        height, width = reconstruction.shape[:2]
-        multiple = self.config.multiple
-        x_hat = np.pad(reconstruction, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="edge")
-        done = x_hat.copy()
-        turns = [] if how.solver == "none" else groups(*x_hat.shape[:2], how.tile, how.overlap, how.order)
+        height, width = (length + -length % self.config.multiple for length in reconstruction.shape[:2])
+        done = reconstruction.copy()
+        turns = [] if how.solver == "none" else groups(height, width, how.tile, how.overlap, how.order)
         for group in turns:
             by_shape: dict[tuple[int, ...], list[Window]] = {}
             for window in group:
                 by_shape.setdefault(tuple(window.known.shape), []).append(window)
             for windows in by_shape.values():
                 for first in range(0, len(windows), at_once):
-                    self._sample_windows(windows[first : first + at_once], x_hat, done, rate, seed, how, latents)
+                    self._sample_windows(
+                        windows[first : first + at_once], reconstruction, done, rate, seed, how, latents
+                    )
         if how.grain:
             self._add_grain(done, rate, seed, how)
-        return done[:height, :width]
+        return done
 
     def _add_grain(self, done: np.ndarray, rate: int, seed: int, how: Sampling) -> None:
         """After all windows, so that none shows its neighbours' grain to the network."""
@@ -188,12 +190,19 @@ class Decoder(nn.Module):
         image = ((view + how.strength * recolour(root, r)).clamp(0, 1) * 255).round().byte()
         for window, pixels in zip(windows, image.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
             (top, bottom, left, right), (above, _, before, _) = window.cell, window.outer
-            done[top:bottom, left:right] = pixels[top - above : bottom - above, left - before : right - before]
+            cell = done[top:bottom, left:right]
+            cell[:] = pixels[top - above :, left - before :][: cell.shape[0], : cell.shape[1]]
 
 
 def _cut(image: np.ndarray, boxes, device) -> Tensor:
-    """Boxes of a uint8 image as a float batch in [0, 1], channels last in memory."""
-    stack = np.stack([image[top:bottom, left:right] for top, bottom, left, right in boxes])
+    """Boxes of a uint8 image as a float batch in [0, 1], channels last in memory; beyond its end its last row and column."""
+    height, width = image.shape[:2]
+    stack = np.stack(
+        [
+            image[np.arange(top, bottom).clip(max=height - 1)[:, None], np.arange(left, right).clip(max=width - 1)]
+            for top, bottom, left, right in boxes
+        ]
+    )
     return torch.from_numpy(stack).to(device).permute(0, 3, 1, 2).float() / 255
 
 

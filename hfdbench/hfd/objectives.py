@@ -37,9 +37,6 @@ class Batch:
     t: Tensor
     noise: Tensor
 
-    def to(self, device) -> "Batch":
-        return Batch(*(tensor.to(device) for tensor in vars(self).values()))
-
 
 Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 DIFFUSION = ("hfd", "hfd-rf", "hfd-plus", "dirac")

@@ -35,12 +35,12 @@ class Pair:
 def make_pairs(photos: Photos, autoencoder: Autoencoder, side: int, border: int, cache: Path) -> list[Pair]:
     """A part of each photograph, at most side x side pixels, at two of the rates, the rates taking turns.
 
-    Kept in `cache`, named by data and weights, so that an interrupted start goes on. Raises ValueError for fewer
-    photographs than rates, or a border off the grid of 16.
+    Coded on the autoencoder's device. Kept in `cache`, named by data and weights, so that an interrupted start goes on.
+    Raises ValueError for fewer photographs than rates, or a border off the grid of 16.
     """
     if side % GRID or border % GRID:
         raise ValueError(f"pair_side {side} and border {border} must be multiples of {GRID}")
-    rates = len(autoencoder.config.lambdas)
+    rates, device = len(autoencoder.config.lambdas), autoencoder.log_gain.device
     if len(photos.images) < rates:
         raise ValueError(f"{len(photos.images)} photographs are too few for {rates} rates; give at least {rates}")
     digest = hashlib.sha256(f"{photos.sha256} {side} {border}".encode())
@@ -58,13 +58,13 @@ def make_pairs(photos: Photos, autoencoder: Autoencoder, side: int, border: int,
         for rate in sorted({index % rates, (index + rates // 2) % rates}):
             path = folder / f"{index:06d}-{rate}.safetensors"
             if not path.exists():
-                x = torch.from_numpy(np.array(part)).permute(2, 0, 1)[None].float() / 255
-                x_hat, y = autoencoder.reconstruct(x, torch.tensor([rate]))
+                x = torch.from_numpy(np.array(part)).to(device).permute(2, 0, 1)[None].float() / 255
+                x_hat, y = autoencoder.reconstruct(x, torch.tensor([rate], device=device))
                 both = torch.cat([x, x_hat], 1)[0, :, border : border + height, border : border + width]
                 inner = (slice(border // GRID, (border + length) // GRID) for length in (height, width))
                 tensors = {
-                    "pixels": (both * 255).round().byte().permute(1, 2, 0).contiguous(),
-                    "latents": y[(0, slice(None), *inner)].half().contiguous(),
+                    "pixels": (both * 255).round().byte().permute(1, 2, 0).cpu().contiguous(),
+                    "latents": y[(0, slice(None), *inner)].half().cpu().contiguous(),
                 }
                 write_atomically(path, lambda temporary, tensors=tensors: save_file(tensors, temporary))
             tensors = load_file(path)
@@ -72,25 +72,25 @@ def make_pairs(photos: Photos, autoencoder: Autoencoder, side: int, border: int,
     return pairs
 
 
-def crops(pairs: list[Pair], count: int, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Random crops on the grid, flipped at random: image, reconstruction (N x 3 x side x side), rate (N), latents.
+def crops(pairs: list[Pair], count: int, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Random crops on the grid, flipped at random: pixels (uint8, N x 6 x side x side), rate (N), latents (float16).
 
     Large pairs are drawn more often.
     """
     sides = np.sqrt([pair.pixels.shape[0] * pair.pixels.shape[1] for pair in pairs])
     picked = rng.choice(len(pairs), size=count, p=sides / sides.sum())
     pixels, latents = [], []
-    for pair in (pairs[k] for k in picked):
-        down, right = (int(rng.integers((length - side) // GRID + 1)) for length in pair.pixels.shape[:2])
-        y, x = slice(down * GRID, down * GRID + side), slice(right * GRID, right * GRID + side)
-        part, said = pair.pixels[y, x], pair.latents[:, down : down + side // GRID, right : right + side // GRID]
-        if rng.integers(2):
+    for pair, (down, right, flip) in zip((pairs[k] for k in picked), rng.random((count, 3)), strict=True):
+        height, width = pair.pixels.shape[:2]
+        y, x = int(down * ((height - side) // GRID + 1)), int(right * ((width - side) // GRID + 1))
+        part = pair.pixels[y * GRID : y * GRID + side, x * GRID : x * GRID + side]
+        said = pair.latents[:, y : y + side // GRID, x : x + side // GRID]
+        if flip < 0.5:
             part, said = part[:, ::-1], said[:, :, ::-1]
         pixels.append(part)
         latents.append(said)
-    image, reconstruction = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255).chunk(2, 1)
     rate = torch.tensor([pairs[k].rate for k in picked])
-    return image, reconstruction, rate, torch.from_numpy(np.stack(latents)).float()
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), rate, torch.from_numpy(np.stack(latents))
 
 
 def residual_roots(pairs: list[Pair], rates: int) -> Tensor:

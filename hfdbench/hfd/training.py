@@ -14,6 +14,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -43,7 +44,8 @@ LOG_EVERY = 100  # steps
 class Recipe:
     """objective: "autoencoder" for stage 1, else one of objectives.py; batch: crops over all devices; crop: pixels;
     learning_rate: peak, reached after `warmup` steps, then cosine to 1/50 of it; ema: decay of the averaged weights, which
-    are what is kept; clip: largest norm of the gradient; bf16: run the networks in bfloat16; model: options of the network."""
+    are what is kept; clip: largest norm of the gradient; bf16: run the networks in bfloat16 where the
+    device can; model: options of the network."""
 
     objective: str
     steps: int
@@ -109,11 +111,15 @@ class AutoencoderTask:
         # Their loss stands outside the forward pass and is the same in every process: there is nothing to average.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, ["bottleneck.quantiles"])
 
-    def batch(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         pixels, _ = photos.crops(self.data.images, count, self.recipe.crop, rng)
         rates = len(self.model.config.lambdas)
         rate = torch.from_numpy(rng.permutation((np.arange(count) + rng.integers(rates)) % rates))
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255), rate
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2), rate
+
+    @staticmethod
+    def batch(pixels: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        return pixels.float() / 255, rate
 
     def passes(self, modules: dict[str, nn.Module], fabric: Fabric) -> Iterator[tuple[str, Loss]]:
         def loss(batch):
@@ -176,12 +182,15 @@ class DecoderTask:
         self.pairs = pairs.make_pairs(data, autoencoder, recipe.pair_side, recipe.border, cache)
         self.model.root.copy_(pairs.residual_roots(self.pairs, rates))
 
-    def batch(self, count: int, rng: np.random.Generator) -> Batch:
-        image, reconstruction, rate, latents = pairs.crops(self.pairs, count, self.recipe.crop, rng)
+    def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
         # Evenly spread times: one uniform offset, a different stratum each (less variance than independent draws).
         t = torch.from_numpy((rng.random() + rng.permutation(count) / count) % 1)
-        noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
-        return Batch(image, reconstruction, rate, latents, t, noise)
+        return *pairs.crops(self.pairs, count, self.recipe.crop, rng), t
+
+    @staticmethod
+    def batch(pixels: Tensor, rate: Tensor, latents: Tensor, t: Tensor) -> Batch:
+        image, reconstruction = (pixels.float() / 255).chunk(2, 1)
+        return Batch(image, reconstruction, rate, latents.float(), t, torch.randn_like(image))
 
     def passes(self, modules: dict[str, nn.Module], fabric: Fabric) -> Iterator[tuple[str, Loss]]:
         objective = self.recipe.objective
@@ -257,17 +266,26 @@ def train(
             pictures.loss_curves(out / "log.jsonl", out / "loss.png")
 
     passes = list(task.passes(modules, fabric))
-    shown = _place(task.batch(6, np.random.default_rng((recipe.seed, 2**40))), fabric.device)
     count, rank = max(1, recipe.batch // fabric.world_size), fabric.global_rank
+
+    def draw(step: int) -> tuple[tuple[Tensor, ...], int]:
+        """Crops of a step, and the seed of the noise that is drawn on the device: all from (seed, step, rank)."""
+        rng = np.random.default_rng((recipe.seed, step, rank))
+        return task.draw(count, rng), int(rng.integers(2**63))
+
     began, sums, summed = time.monotonic(), {}, 0
-    with torch.random.fork_rng(devices=[]):
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), ThreadPoolExecutor(1) as loader:
         bar = tqdm(
             total=recipe.steps, initial=start, unit="step", dynamic_ncols=True, disable=not fabric.is_global_zero
         )
+        shown = task.batch(*task.draw(6, np.random.default_rng((recipe.seed, 2**40))))
+        upcoming = loader.submit(draw, start)
         for step in range(start, recipe.steps):
-            rng = np.random.default_rng((recipe.seed, step, rank))
-            torch.manual_seed(int(rng.integers(2**63)))  # noise inside the loss; the generator is restored afterwards
-            batch = _place(task.batch(count, rng), fabric.device)
+            drawn, noise_seed = upcoming.result()
+            upcoming = loader.submit(draw, step + 1)  # while this step is computed
+            torch.manual_seed(noise_seed)  # of the batch and inside the loss; the generators are restored afterwards
+            batch = task.batch(*fabric.to_device(drawn))
             summed += 1
             for name, loss_of in passes:
                 optimizer = optimizers[name]
@@ -309,7 +327,7 @@ def train(
     task.model.cpu().eval()
     task.finish()
     if fabric.is_global_zero:
-        pictures.sample_grid(task.samples(_place(shown, "cpu")), out / "samples.png")
+        pictures.sample_grid(task.samples(shown), out / "samples.png")
         export(task, out / "weights.safetensors")
     return out / "weights.safetensors"
 
@@ -325,14 +343,15 @@ def append(path: Path, line: str) -> None:
         ) from None
 
 
-def _place(batch, device):
-    if isinstance(batch, Batch):
-        return batch.to(device)
-    return tuple(tensor.to(device) for tensor in batch)
-
-
 def make_fabric(device: str, devices: int, bf16: bool) -> Fabric:
-    """One process for each of `devices`, gradients averaged between them."""
+    """One process for each of `devices`, gradients averaged between them.
+
+    float32 on a CPU that oneDNN has no bfloat16 kernels for: torch's own would take some twelve times as long.
+    """
+    if bf16 and device == "cpu":
+        bf16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        if not bf16:
+            log.info("bf16: this CPU has no kernels for it; training in float32")
     strategy = "ddp" if devices > 1 else "auto"
     precision = "bf16-mixed" if bf16 else "32-true"
     return Fabric(accelerator=device, devices=devices, strategy=strategy, precision=precision)
@@ -438,7 +457,7 @@ def train_recipe(
         if stage_1:
             task = AutoencoderTask(recipe, found, init)
         else:
-            model = read_autoencoder(autoencoder).module
+            model = read_autoencoder(autoencoder).module.to(fabric.device)
             if dry_run:
                 few = len(model.config.lambdas)
                 found = replace(found, names=found.names[:few], images=found.images[:few])
