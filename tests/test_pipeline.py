@@ -351,8 +351,9 @@ def test_damaged_streams_fail_their_trial_alone(tmp_path):
 
 
 SCRIPT = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background is deaf to it
 from hfdbench import store
 from hfdbench.cards import CodecCard
 from hfdbench.pipeline import run
