@@ -44,8 +44,8 @@ LOG_EVERY = 100  # steps
 class Recipe:
     """objective: "autoencoder" for stage 1, else one of objectives.py; batch: crops over all devices; crop: pixels;
     learning_rate: peak, reached after `warmup` steps, then cosine to 1/50 of it; ema: decay of the averaged weights, which
-    are what is kept; clip: largest norm of the gradient; bf16: run the networks in bfloat16 where the
-    device can; model: options of the network."""
+    are what is kept; clip: largest norm of the gradient; bf16: run the networks in bfloat16 where the device has kernels
+    for it; model: options of the network."""
 
     objective: str
     steps: int
@@ -98,7 +98,11 @@ class Recipe:
 
 
 class AutoencoderTask:
-    """Rate-distortion training of every rate at once: each crop of a batch draws its own rate."""
+    """Rate-distortion training of every rate at once: each crop of a batch draws its own rate.
+
+    As of every task: `draw` makes a step's crops on the CPU, in a thread of its own; `batch` makes of them, once they are on
+    the device, what the losses see.
+    """
 
     def __init__(self, recipe: Recipe, data: photos.Photos, init: Path | None = None):
         self.recipe, self.data = recipe, data
