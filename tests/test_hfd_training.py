@@ -568,6 +568,15 @@ def test_train_recipe_leaves_a_record(recipe_files, folder, cache, tmp_path):
     assert not list(out.glob("pairs-*"))
 
 
+def test_the_record_says_when_bfloat16_is_not_used(recipe_files, folder, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    wanted = (recipe_files / "hfd.toml").read_text().replace("bf16 = false", "bf16 = true")
+    (tmp_path / "hfd.toml").write_text(wanted)
+    first = recipe_files / "ae.safetensors"
+    training.train_recipe(str(tmp_path / "hfd.toml"), folder, tmp_path / "out", autoencoder=first, pair_cache=cache)
+    assert "training in float32" in (tmp_path / "out" / "train.log").read_text()
+
+
 def test_a_dry_run_keeps_nothing(recipe_files, folder, tmp_path, capsys):
     for name, options in (("elic", {}), ("hfd", {"autoencoder": recipe_files / "ae.safetensors"})):
         out = tmp_path / "out"

@@ -447,10 +447,10 @@ def train_recipe(
             recipe = replace(recipe, steps=1, batch=devices)
             out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             pair_cache = out
-        fabric = make_fabric(device, devices, recipe.bf16)
-        fabric.launch()
         out.mkdir(parents=True, exist_ok=True)
         stack.enter_context(logged_to(out / "train.log"))
+        fabric = make_fabric(device, devices, recipe.bf16)
+        fabric.launch()
         found = photos.read_photos(data, recipe.crop + (0 if stage_1 else 2 * recipe.border))
         log.info(
             "%s: %d photographs, sha256 %s, %d left out", path, len(found.names), found.sha256, len(found.left_out)
