@@ -111,6 +111,17 @@ def test_pairs_show_the_photograph_its_reconstruction_and_its_latents(data, tmp_
     assert len(list(tmp_path.iterdir())) == 2  # another model's are others
 
 
+def test_processes_that_begin_elsewhere_share_the_pairs(data, tmp_path, monkeypatch):
+    """One that begins at another photograph goes on from there; the pairs are the same ones in the same order."""
+    one = pairs.make_pairs(data, autoencoder(), 64, 32, tmp_path / "one")
+    written, write = [], pairs.write_atomically
+    monkeypatch.setattr(pairs, "write_atomically", lambda path, how: written.append(path) or write(path, how))
+    other = pairs.make_pairs(data, autoencoder(), 64, 32, tmp_path / "other", first=5)
+    for a, b in zip(one, other, strict=True):
+        assert a.rate == b.rate and np.array_equal(a.pixels, b.pixels) and np.array_equal(a.latents, b.latents)
+    assert [int(path.name[:6]) for path in written[::2]] == [5, 6, 7, 0, 1, 2, 3, 4]
+
+
 def test_crops_of_latents_lie_where_the_pixels_do():
     """Latents that are their place's mean: so are the crops', flipped ones too."""
     grey = np.random.default_rng(0).integers(0, 256, (6, 8), dtype=np.uint8)

@@ -5,6 +5,7 @@ arXiv:2305.18231, section 5.3: 640 pixels, of which a border of 64 is dropped).
 """
 
 import hashlib
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +33,13 @@ class Pair:
 
 
 @torch.inference_mode()
-def make_pairs(photos: Photos, autoencoder: Autoencoder, side: int, border: int, cache: Path) -> list[Pair]:
+def make_pairs(
+    photos: Photos, autoencoder: Autoencoder, side: int, border: int, cache: Path, first: int = 0
+) -> list[Pair]:
     """A part of each photograph, at most side x side pixels, at two of the rates, the rates taking turns.
 
     Coded on the autoencoder's device. Kept in `cache`, named by data and weights, so that an interrupted start goes on.
+    first: index of the photograph to begin with. Processes that begin at different ones share the work: what is there is read.
     Raises ValueError for fewer photographs than rates, or a border off the grid of 16.
     """
     if side % GRID or border % GRID:
@@ -48,8 +52,11 @@ def make_pairs(photos: Photos, autoencoder: Autoencoder, side: int, border: int,
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     folder = cache / f"pairs-{digest.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = []
-    for index, photo in enumerate(tqdm(photos.images, desc="pairs", unit="photo", dynamic_ncols=True)):
+    count = len(photos.images)
+    pairs: list[list[Pair]] = [[] for _ in range(count)]
+    for turn in tqdm(range(count), desc="pairs", unit="photo", dynamic_ncols=True):
+        index = (first + turn) % count
+        photo = photos.images[index]
         rng = np.random.default_rng((17, index))
         height, width = (min(side, (length - 2 * border) // GRID * GRID) for length in photo.shape[:2])
         top = rng.integers(photo.shape[0] - height - 2 * border + 1)
@@ -68,8 +75,8 @@ def make_pairs(photos: Photos, autoencoder: Autoencoder, side: int, border: int,
                 }
                 write_atomically(path, lambda temporary, tensors=tensors: save_file(tensors, temporary))
             tensors = load_file(path)
-            pairs.append(Pair(tensors["pixels"].numpy(), tensors["latents"].numpy(), rate))
-    return pairs
+            pairs[index].append(Pair(tensors["pixels"].numpy(), tensors["latents"].numpy(), rate))
+    return list(itertools.chain.from_iterable(pairs))
 
 
 def crops(pairs: list[Pair], count: int, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:

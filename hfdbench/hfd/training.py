@@ -166,7 +166,9 @@ class DecoderTask:
         cache: Path,
         init: Path | None = None,
         perceptual: Path | None = None,
+        first: int = 0,
     ):
+        """first: index of the photograph that this process begins to make pairs with."""
         self.recipe, self.data = recipe, data
         rates, latents = len(autoencoder.config.lambdas), autoencoder.config.latents
         seen = latents if recipe.objective == "hfd-plus" else 0
@@ -183,7 +185,7 @@ class DecoderTask:
         self.model = self.modules["model"]
         if init:
             load_into(self.model, init, may_lack=("network.latents.weight", "network.latents.bias") if seen else ())
-        self.pairs = pairs.make_pairs(data, autoencoder, recipe.pair_side, recipe.border, cache)
+        self.pairs = pairs.make_pairs(data, autoencoder, recipe.pair_side, recipe.border, cache, first)
         self.model.root.copy_(pairs.residual_roots(self.pairs, rates))
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
@@ -465,7 +467,8 @@ def train_recipe(
             if dry_run:
                 few = len(model.config.lambdas)
                 found = replace(found, names=found.names[:few], images=found.images[:few])
-            task = DecoderTask(recipe, found, model, pair_cache or out, init, perceptual)
+            first = len(found.images) * fabric.global_rank // fabric.world_size
+            task = DecoderTask(recipe, found, model, pair_cache or out, init, perceptual, first)
         weights = train(task, out, fabric, stop_after_s=stop_after_s, compiled=compiled)
         if not dry_run:
             return weights
