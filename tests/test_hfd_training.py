@@ -286,6 +286,22 @@ def test_every_objective_trains(make_task, data, tmp_path, objective):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("objective", objectives.OBJECTIVES)
+def test_sample_grids_show_what_the_decoder_makes(make_task, objective):
+    """Predictions at once where that is the objective; else samples, which noise has shaped."""
+    task = make_task(recipe(objective))
+    torch.manual_seed(0)
+    nn.init.normal_(task.model.eval().network.leave.weight, std=0.1)  # a new network says nothing
+    batch = task.batch(*task.draw(2, np.random.default_rng(0)))
+    original, reconstruction, made = task.samples(batch)
+    assert torch.equal(original, batch.image) and torch.equal(reconstruction, batch.reconstruction)
+    with torch.no_grad():
+        predicted = objectives.predict(task.model, batch)[1].clamp(0, 1)
+    assert (predicted - reconstruction).abs().max() * 255 > 2
+    error = (made - predicted).abs().max() * 255
+    assert error <= 0.51 if objective in objectives.ADVERSARIAL else error > 2
+
+
 def test_plus_alone_sees_latents(make_task):
     for objective in objectives.OBJECTIVES:
         assert make_task(recipe(objective)).model.config.latents == (SMALL.latents if objective == "hfd-plus" else 0)

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from . import objectives, pairs, photos, pictures
 from .adversaries import read_perceptual
 from .autoencoder import STRIDE, Autoencoder, AutoencoderConfig
-from .decoder import Decoder
+from .decoder import Decoder, Sampling
 from .diffusion import Schedule
 from .network import NetworkConfig
 from .objectives import Batch, Loss
@@ -213,8 +213,18 @@ class DecoderTask:
 
     @torch.no_grad()
     def samples(self, batch: Batch) -> Tensor:
-        """Rows of pictures, 3 x N x 3 x H x W: originals, reconstructions, and what one evaluation makes of them."""
-        return torch.stack([batch.image, batch.reconstruction, objectives.predict(self.model, batch)[1].clamp(0, 1)])
+        """Rows of pictures, 3 x N x 3 x H x W: originals, reconstructions, and what the decoder makes of them: sampled in 16 steps
+        at full strength, or predicted at once where that is the objective."""
+        flow = self.recipe.objective == "hfd-rf"
+        solver = "once" if self.recipe.objective in objectives.ADVERSARIAL else "euler" if flow else "ancestral"
+        how = Sampling(solver, steps=16, path=self.schedule.path, tile=0)
+        images = (batch.reconstruction * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        made = [
+            self.model.sample(image, int(rate), seed, how, latents[None])
+            for seed, (image, rate, latents) in enumerate(zip(images, batch.rate, batch.latents, strict=True))
+        ]
+        made = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2) / 255
+        return torch.stack([batch.image, batch.reconstruction, made])
 
     def finish(self) -> None:
         pass
