@@ -215,8 +215,9 @@ class DecoderTask:
     def samples(self, batch: Batch) -> Tensor:
         """Rows of pictures, 3 x N x 3 x H x W: originals, reconstructions, and what the decoder makes of them: sampled in 16 steps
         at full strength, or predicted at once where that is the objective."""
-        flow = self.recipe.objective == "hfd-rf"
-        solver = "once" if self.recipe.objective in objectives.ADVERSARIAL else "euler" if flow else "ancestral"
+        solver = "euler" if self.schedule.path == "linear" else "ancestral"
+        if self.recipe.objective in objectives.ADVERSARIAL:
+            solver = "once"
         how = Sampling(solver, steps=16, path=self.schedule.path, tile=0)
         images = (batch.reconstruction * 255).round().byte().permute(0, 2, 3, 1).numpy()
         made = [
