@@ -37,7 +37,7 @@ def moved(file: str, page: str) -> str:
 
 
 def metrics() -> str:
-    from hfdbench.metrics import METRICS
+    from hfdbench.metrics.registry import METRICS
 
     def bounds(low: float | None, high: float | None) -> str:
         return f"{'−∞' if low is None else f'{low:g}'} to {'∞' if high is None else f'{high:g}'}"
@@ -62,7 +62,7 @@ def metrics() -> str:
 
 
 def codecs() -> str:
-    from hfdbench.cards import CodecCard, find_cards
+    from hfdbench.cards.schema import CodecCard, find_cards
 
     cards = sorted(find_cards(CodecCard, ()).values(), key=lambda card: (card.kind, card.id))
     parts = ["# Codecs\n\nWritten from the cards in `codecs/`. `hfdbench doctor` says which work on a machine.\n"]
@@ -78,7 +78,7 @@ def codecs() -> str:
 
 
 def datasets() -> str:
-    from hfdbench.cards import DatasetCard, find_cards
+    from hfdbench.cards.schema import DatasetCard, find_cards
 
     cards = sorted(find_cards(DatasetCard, ()).values(), key=lambda card: card.id)
     parts = ["# Datasets\n\nWritten from the cards in `datasets/`. `hfdbench fetch ID` brings one.\n"]

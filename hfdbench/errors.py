@@ -1,32 +1,54 @@
-"""Errors a user can mend: each says the thing, the cause and the cure."""
+"""Errors a user can act on. Each message names the thing, the cause and a hint."""
 
 import difflib
 from collections.abc import Iterable
 
 
-class BadRequest(Exception):
-    """The request cannot be carried out as asked: exit code 2."""
+class UsageError(Exception):
+    """The request cannot be carried out as asked; the command line ends with exit code 2."""
 
 
 class Unavailable(Exception):
-    """Something optional is not here (a program, weights, a plugin). `reason` says what, `cure` the line that mends it."""
+    """Something optional is missing: a program, weights, a plugin.
 
-    def __init__(self, reason: str, cure: str = ""):
-        super().__init__(f"{reason}; {cure}" if cure else reason)
-        self.reason, self.cure = reason, cure
+    Parameters
+    ----------
+    reason : str
+        What is missing and for what.
+    hint : str
+        The command or step that provides it; may be empty.
+    """
+
+    def __init__(self, reason: str, hint: str = ""):
+        super().__init__(f"{reason}; {hint}" if hint else reason)
+        self.reason, self.hint = reason, hint
 
 
 class StreamError(Exception):
-    """A bit-stream that is damaged, truncated, foreign or of another model."""
+    """A bit-stream that is damaged, truncated, foreign or made by another model."""
 
 
-class PictureError(Exception):
-    """An image that cannot be read or is too small to measure."""
+class ImageError(Exception):
+    """An image that cannot be read, or is too small to measure."""
 
 
-def unknown(thing: str, name: str, known: Iterable[str]) -> BadRequest:
-    """The error for a name that is not known, with the nearest known one."""
+class CodecError(Exception):
+    """A codec failed at its own work: its program ended with an error or did not end in time."""
+
+
+def unknown(thing: str, name: str, known: Iterable[str]) -> UsageError:
+    """Build the error for an unknown name, with the nearest known one as its hint.
+
+    Parameters
+    ----------
+    thing : str
+        What kind of name it is, such as "codec".
+    name : str
+        The name that was asked for.
+    known : iterable of str
+        The names that exist.
+    """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known) or 'none'}"
-    return BadRequest(f'no {thing} "{name}"; {hint}')
+    return UsageError(f'no {thing} "{name}"; {hint}')

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hfdbench.adapters.pillow import JPEG
-from hfdbench.codec import CodecError
-from hfdbench.errors import StreamError
+from hfdbench.codecs.pillow import JPEG
+from hfdbench.errors import CodecError, StreamError
 
 
 class Honest(JPEG):

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from hfdbench import store
-from hfdbench.metrics import bootstrap
-from hfdbench.metrics.kid import kid
-from hfdbench.plan import key
+from hfdbench.analysis import bootstrap
+from hfdbench.metrics.distribution.kid import kid
+from hfdbench.pipeline.plan import key
+from hfdbench.results import store
 
 PATCHES = 4  # of an image
 NETWORKS = {"inception": ("12345678", 2048), "mini": ("87654321", 40)}  # key, dimensions

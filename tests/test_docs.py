@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from hfdbench.cards import CodecCard, DatasetCard, FigureCard, find_cards
-from hfdbench.cli import app
+from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard, find_cards
+from hfdbench.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -115,7 +115,7 @@ def test_nav_names_every_page_once():
 
 
 def test_tables_hold_every_metric_codec_and_dataset():
-    from hfdbench.metrics import METRICS
+    from hfdbench.metrics.registry import METRICS
 
     assert re.findall(r"^\| `(\w+)` \|", PAGES["docs/tables/metrics.md"], re.MULTILINE) == list(METRICS)
     for page, kind in (("codecs", CodecCard), ("datasets", DatasetCard)):

@@ -1,1 +1,1 @@
-"""HFD itself: autoencoder, network, schedule, samplers, tiling, training. Knows nothing of the benchmark."""
+"""HFD itself: autoencoder, network, samplers, tiling. Knows nothing of the benchmark."""

@@ -24,7 +24,7 @@ from compressai.models.utils import conv, deconv
 from compressai.ops import LowerBound, quantize_ste
 from torch import Tensor, nn
 
-from . import exact
+from hfdbench.hfd import fixed_point as exact
 
 STRIDE = 64  # latents at 1/16, hyper-latents at 1/64 of the resolution
 SCALES = 64  # entries of the table of Gaussian scales

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import StreamError
-from .autoencoder import STRIDE, Autoencoder
+from hfdbench.errors import StreamError
+from hfdbench.hfd.autoencoder import STRIDE, Autoencoder
 
 SLICE = 1024  # pixels a side, a multiple of 64; part of the format
 TILE = 768  # pixels a side, a multiple of 16; changes memory and speed, nothing else

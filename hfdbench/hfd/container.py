@@ -17,7 +17,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from ..errors import StreamError
+from hfdbench.errors import StreamError
 
 MAGIC, VERSION = b"HF", 2
 HEADER = struct.Struct(">2sB4sBHHI")

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .diffusion import LOG_SNR_LIMIT, Schedule, alpha_sigma, ancestral, euler, heun, multistep
-from .network import NetworkConfig, UNet
-from .tiling import Order, Window, groups, noise
+from hfdbench.hfd.network import NetworkConfig, UNet
+from hfdbench.hfd.sampling import LOG_SNR_LIMIT, Schedule, alpha_sigma, ancestral, euler, heun, multistep
+from hfdbench.hfd.tiling import Order, Window, groups, noise
 
 Solver = Literal["ancestral", "euler", "heun", "multistep", "once", "none"]
 SOLVERS = Solver.__args__

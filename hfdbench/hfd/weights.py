@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from .autoencoder import Autoencoder, AutoencoderConfig
-from .decoder import Decoder, Sampling
-from .network import NetworkConfig
+from hfdbench.hfd.autoencoder import Autoencoder, AutoencoderConfig
+from hfdbench.hfd.decoder import Decoder, Sampling
+from hfdbench.hfd.network import NetworkConfig
 
 C = TypeVar("C", AutoencoderConfig, NetworkConfig, Sampling)
 

@@ -1,5 +1,1 @@
-"""Encode -> streams -> sealed decode -> score."""
-
-from .engine import Progress, Summary, run, score
-
-__all__ = ["Progress", "Summary", "run", "score"]
+"""Encode, store streams, decode in a sealed process, score."""

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import store
-from ..adapters.mixed import fraction
-from ..cards import CodecCard, Point
-from ..dataset import Dataset, find_data_root, open_dataset
-from ..errors import BadRequest, PictureError, Unavailable, unknown
-from ..plan import Request, identity, stream_key
-from .engine import Progress
-from .workers import CodecFailed, Pool, in_order
+from hfdbench.cards.schema import CodecCard, Point
+from hfdbench.codecs.mixed import fraction
+from hfdbench.codecs.pool import CodecFailed, Pool, in_order
+from hfdbench.datasets.dataset import Dataset, find_data_root, open_dataset
+from hfdbench.errors import ImageError, Unavailable, UsageError, unknown
+from hfdbench.pipeline.plan import Request, identity, stream_key
+from hfdbench.pipeline.run import Progress
+from hfdbench.results import store
 
 STEPS = 24  # of the bisection of a real number
 DIGITS = 6  # significant ones of a real setting
@@ -52,7 +52,7 @@ class Matched:
 def match(request: Request, other: str, progress: Progress, tolerance: float = 0.01) -> Matched:
     """Solve for the stored points of `other` (those of request.points) on the request's one dataset and write the card.
 
-    Raises BadRequest when nothing can be solved, Unavailable when the dataset is not here.
+    Raises UsageError when nothing can be solved, Unavailable when the dataset is not here.
     """
     (card,), (spec,) = request.codecs, request.datasets
     dataset = open_dataset(spec, cards=request.cards, data_root=find_data_root(request.data_root), limit=request.limit)
@@ -63,7 +63,7 @@ def match(request: Request, other: str, progress: Progress, tolerance: float = 0
         for point, total_bytes in wanted.items():
             try:
                 found = search.solve(point, total_bytes, tolerance)
-            except BadRequest as error:
+            except UsageError as error:
                 left_out.append((point, str(error)))
                 continue
             if abs(found.gap) > tolerance:
@@ -72,26 +72,26 @@ def match(request: Request, other: str, progress: Progress, tolerance: float = 0
                 solved.append(found)
     if not solved:
         reasons = "; ".join(f"{point}: {reason}" for point, reason in left_out)
-        raise BadRequest(f"{card.id} matches no point of {other} on {dataset.id}: {reasons}")
+        raise UsageError(f"{card.id} matches no point of {other} on {dataset.id}: {reasons}")
     path = _write(request.out, card, other, dataset.id, solved)
     return Matched(path, tuple(solved), tuple(left_out))
 
 
 def setting(card: CodecCard) -> str:
-    """The option that is solved for. Raises BadRequest when the card does not have exactly one."""
+    """The option that is solved for. Raises UsageError when the card does not have exactly one."""
     if card.kind != "classical" or card.streams:
-        raise BadRequest(f"{card.id} is no classical codec; only those have a setting that spans all rates")
+        raise UsageError(f"{card.id} is no classical codec; only those have a setting that spans all rates")
     names = sorted({name for point in card.points for name in point.options})
     values = {name: [point.options.get(name) for point in card.points] for name in names}
     varied = [name for name in names if any(value != values[name][0] for value in values[name])]
     numeric = [name for name in varied if all(isinstance(v, int | float) for v in values[name])]
     if len(varied) != 1 or not numeric:
-        raise BadRequest(
+        raise UsageError(
             f"{card.source}: points differ in {', '.join(varied) or 'nothing'}; to be matched they must differ in one "
             "number alone"
         )
     if any("{level}" in word for word in card.points[0].options.get("decode", ())):
-        raise BadRequest(f"{card.source}: its decoder needs to be told the level; such codecs cannot be matched")
+        raise UsageError(f"{card.source}: its decoder needs to be told the level; such codecs cannot be matched")
     return varied[0]
 
 
@@ -102,14 +102,14 @@ def _wanted(request: Request, other: str, dataset: Dataset) -> dict[str, int]:
         raise unknown("measured codec", other, set(points["codec"]))
     points = points[(points["codec"] == other) & (points["dataset"] == dataset.id) & (points["status"] == "ok")]
     if points.empty:
-        raise BadRequest(f"{other} has no results of {dataset.id}; first: hfdbench run --codec {other}")
+        raise UsageError(f"{other} has no results of {dataset.id}; first: hfdbench run --codec {other}")
     for name in request.points:
         if name not in set(points["point"]):
             raise unknown(f"measured point of {other}", name, set(points["point"]))
     points = points[points["point"].isin(request.points or points["point"])]
     for name, group in points.groupby("point"):
         if group["bytes"].nunique() > 1:
-            raise BadRequest(f"{other} {name} is stored with several rates; delete the outdated points")
+            raise UsageError(f"{other} {name} is stored with several rates; delete the outdated points")
     return {row.point: int(row.bytes) for row in points.sort_values("bytes").itertuples()}
 
 
@@ -122,7 +122,7 @@ class _Search:
         self._known: dict[float, np.ndarray] = {}
 
     def solve(self, point: str, wanted: int, tolerance: float) -> Solved:
-        """The setting that comes within the tolerance, or the nearest there is. Raises BadRequest when out of reach."""
+        """The setting that comes within the tolerance, or the nearest there is. Raises UsageError when out of reach."""
         below, above = self._bracket(wanted, tolerance)
         for _ in range(STEPS):
             if self._gap(below, wanted) == 0 or (self.whole and abs(above - below) <= 1):
@@ -148,7 +148,7 @@ class _Search:
                 return end, end
             if sign * gap > 0:
                 ends = (self.bytes(value).sum() for value in (below, above))
-                raise BadRequest(
+                raise UsageError(
                     f"{self.card.id} spends {' to '.join(f'{total:,}' for total in ends)} bytes, {wanted:,} are wanted"
                 )
         low, high = self.settings.index(below), self.settings.index(above)
@@ -184,7 +184,7 @@ class _Search:
             try:
                 key = stream_key(identity(card, name), self.dataset)
             except Unavailable as error:
-                raise BadRequest(f"{self.card.id}: {error}") from None
+                raise UsageError(f"{self.card.id}: {error}") from None
             stored = sorted((self.out / "streams").glob(f"*-{key}.parquet"))
             rows = store.read_table(stored[0], ["bytes", "status"]).to_pandas() if stored else None
             if rows is not None and (rows["status"] == "ok").all():
@@ -202,8 +202,8 @@ class _Search:
             try:
                 image = self.dataset.load(index)
                 _, stream = self.pool.ask(card, point, {"do": "encode", "shape": image.shape}, image.data.cast("B"))
-            except (PictureError, CodecFailed) as error:
-                raise BadRequest(f"{card.id}, {point}: {self.dataset.names[index]}: {error}") from None
+            except (ImageError, CodecFailed) as error:
+                raise UsageError(f"{card.id}, {point}: {self.dataset.names[index]}: {error}") from None
             return len(stream)
 
         self.progress.start(len(self.dataset.names), f"{card.id} {point}")
@@ -239,7 +239,7 @@ def _write(out: Path, card: CodecCard, other: str, dataset: str, solved: list[So
         "id": name,
         "title": f"{card.title or card.id}, at the rates of {other}",
         "kind": card.kind,
-        "adapter": "hfdbench.adapters.mixed:Mixed" if mixed else card.adapter,
+        "adapter": "hfdbench.codecs.mixed:Mixed" if mixed else card.adapter,
         "paper": card.paper,
         "settings": f"{card.settings} Matched to the bytes of {other} on {dataset}: {how}.".strip(),
     }

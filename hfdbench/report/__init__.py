@@ -1,1 +1,1 @@
-"""What was measured, shown: curves (plain data), figures, tables."""
+"""Figures, tables and pages from plain data."""

@@ -3,10 +3,10 @@
 Conventions: a caption is paragraphs; the first one is "**title on dataset.** note". Nothing here measures anything.
 """
 
-from .. import __version__
-from .curves import FigureData
-from .ledger import LedgerData
-from .text import tex
+from hfdbench import __version__
+from hfdbench.analysis.curves import FigureData
+from hfdbench.analysis.ledger import LedgerData
+from hfdbench.report.text import tex
 
 
 def source(commit: str) -> str:

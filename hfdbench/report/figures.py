@@ -21,12 +21,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from ..cards import CodecCard, FigureCard
-from ..errors import BadRequest, Unavailable, unknown
-from . import captions, layout
-from .curves import Axis, Curve, FigureData, datasets, figure_data
-from .ledger import LedgerData, ledger_data
-from .published import Overlay, choose
+from hfdbench.analysis.curves import Axis, Curve, FigureData, datasets, figure_data
+from hfdbench.analysis.ledger import LedgerData, ledger_data
+from hfdbench.cards.schema import CodecCard, FigureCard
+from hfdbench.errors import Unavailable, UsageError, unknown
+from hfdbench.report import captions
+from hfdbench.report import labels as layout
+from hfdbench.results.published import Overlay, choose
 
 FORMATS = ("pdf", "svg", "png")
 WIDTH_IN = {"column": 3.35, "full": 6.9}  # CVPR: 3.25 and 6.875; Elsevier and IEEE within 4 %
@@ -158,9 +159,9 @@ def draw_all(points: pd.DataFrame, cards: Iterable[FigureCard], out: Path, optio
                     drawn = draw(points, card.model_copy(update={"dataset": dataset}), out, options)
                     files += drawn.files
                     not_overlaid += drawn.not_overlaid
-                except (BadRequest, Unavailable) as error:
+                except (UsageError, Unavailable) as error:
                     refused.append(error)
-        except BadRequest as error:
+        except UsageError as error:
             refused.append(error)
     if refused and not files:
         raise refused[0]
@@ -172,7 +173,7 @@ def draw(
 ) -> Drawn:
     """Draw a card, one figure per dataset: `out/<figure>-<dataset>.<format>`, its caption beside it as .md and .tex.
 
-    Raises BadRequest, and Unavailable when no point has the values asked for.
+    Raises UsageError, and Unavailable when no point has the values asked for.
     """
     for name in options.formats:
         if name not in FORMATS:

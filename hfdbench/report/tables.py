@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from ..errors import unknown
-from ..metrics import METRICS
-from .curves import IDENTITIES
-from .text import tex
+from hfdbench.analysis.curves import IDENTITIES
+from hfdbench.errors import unknown
+from hfdbench.metrics.registry import METRICS
+from hfdbench.report.text import tex
 
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 POINT_COLUMNS = [
@@ -50,7 +50,7 @@ class Cell:
 def render(frame: pd.DataFrame, form: str = "table", columns: Iterable[str] | None = None) -> str:
     """The table in a form of FORMATS, ending in a newline; all columns when none are chosen.
 
-    Raises BadRequest for a form or column that is not known, naming the nearest.
+    Raises UsageError for a form or column that is not known, naming the nearest.
     """
     if form not in FORMATS:
         raise unknown("table format", form, FORMATS)

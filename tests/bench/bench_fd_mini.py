@@ -29,8 +29,8 @@ def main() -> int:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from helpers_metrics import patches, random_weights
 
-    from hfdbench.metrics.extractors import find_extractor
-    from hfdbench.metrics.features import Inception
+    from hfdbench.metrics.networks.extractors import find_extractor
+    from hfdbench.metrics.networks.inception import Inception
 
     torch.set_num_threads(1)
     images = patches(options.patches)

@@ -35,7 +35,7 @@ def main() -> int:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from helpers_metrics import patches, random_weights
 
-    from hfdbench.metrics.features import Inception
+    from hfdbench.metrics.networks.inception import Inception
 
     torch.set_num_threads(options.threads)
     images = patches(options.patches)

@@ -31,7 +31,7 @@ def main() -> int:
     import torch
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-    from hfdbench.metrics.frechet import Moments, frechet_distance
+    from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
 
     # Correlated features whose spectrum falls by a power law, as that of Inception features does, and a copy of them
     # with noise along the same axes: what a decoder makes of its originals.

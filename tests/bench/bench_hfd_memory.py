@@ -16,7 +16,7 @@ SIZES = ((1152, 1728), (3000, 4000), (4000, 6000))
 RUN = """
 import resource, sys
 import numpy as np, torch
-from hfdbench.adapters.hfd import HFD
+from hfdbench.codecs.hfd import HFD
 from hfdbench.cards import CodecCard, choose
 height, width = int(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)

@@ -132,7 +132,7 @@ def decoder() -> nn.Module:
 
 
 def card():
-    from hfdbench.cards import CodecCard, choose
+    from hfdbench.cards.schema import CodecCard, choose
 
     return choose(CodecCard, ["hfd"])[0]
 
@@ -142,8 +142,8 @@ def whole() -> bool | None:
     if "HFDBENCH_DATA" not in os.environ:
         print("HFDBENCH_DATA names no folder: no Kodak picture to decode")
         return None
-    from hfdbench.codec import load_codec
-    from hfdbench.dataset import open_dataset
+    from hfdbench.codecs.protocol import load_codec
+    from hfdbench.datasets.dataset import open_dataset
     from hfdbench.hfd.decoder import Sampling
     from hfdbench.hfd.tiling import groups
 

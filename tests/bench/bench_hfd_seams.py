@@ -38,9 +38,9 @@ def main() -> int:
         print("HFDBENCH_DATA names no folder of photographs")
         return 2
     torch.set_num_threads(1)
-    from hfdbench.adapters.hfd import HFD
-    from hfdbench.cards import CodecCard, choose
-    from hfdbench.dataset import open_dataset
+    from hfdbench.cards.schema import CodecCard, choose
+    from hfdbench.codecs.hfd import HFD
+    from hfdbench.datasets.dataset import open_dataset
 
     (card,) = choose(CodecCard, ["hfd"])
     point = card.point("q2")

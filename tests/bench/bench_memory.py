@@ -19,7 +19,7 @@ RUN = """
 import sys
 from pathlib import Path
 from hfdbench.cards import CodecCard, choose
-from hfdbench.pipeline import run
+from hfdbench.pipeline.run import run
 from hfdbench.plan import Request
 cards = tuple(choose(CodecCard, ["jpeg"]))
 request = Request(codecs=cards, datasets=(f"folder:{sys.argv[1]}",), points=("q25",), out=Path(sys.argv[2]),

@@ -52,7 +52,7 @@ import sys, time
 from pathlib import Path
 import numpy as np, pandas, pyarrow.parquet, torch, pytorch_msssim, torch_fidelity.feature_extractor_inceptionv3
 from hfdbench.cards import CodecCard, choose
-from hfdbench.pipeline import run
+from hfdbench.pipeline.run import run
 from hfdbench.plan import Request
 root, points, out = Path(sys.argv[1]), sys.argv[2].split(","), Path(sys.argv[3])
 start = time.perf_counter()

@@ -27,8 +27,8 @@ def main() -> int:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from helpers_page import browser
 
-    from hfdbench.cards import FigureCard, find_cards
-    from hfdbench.report.page import Choice, write_page
+    from hfdbench.cards.schema import FigureCard, find_cards
+    from hfdbench.report.page.page import Choice, write_page
 
     with tempfile.TemporaryDirectory() as folder:
         choice = Choice(quality=options.quality, max_mb=options.max_mb)

@@ -1,0 +1,1 @@
+"""What stored points say: plain data in, plain data out."""

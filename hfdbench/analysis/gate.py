@@ -1,0 +1,467 @@
+"""The gate: is a run worse than a stored baseline, point by point, by more than chance and more than its card allows?
+
+Conventions
+    baseline   a folder that `accept` wrote (one small Parquet file a point), or any results folder.
+    change     how much worse, positive is worse: of rate, distances and times a fraction of the baseline's value, of
+               PSNR a difference in dB. Rate by total bytes, PSNR by its mean over images, times by the median over
+               images of the ratio of the same image's two times, each at least the card's floor.
+    interval   of the change, by the image-clustered paired bootstrap (metrics.bootstrap): both sides see the same draws.
+               A distance moves with a draw by the pulls of its images (metrics.influence), to first order, so that a
+               baseline keeps one number an image in place of features; the test holds it against the full bootstrap.
+    worse      change > tolerance, and the whole interval above 0. An image that failed where the baseline's did not, too.
+    identical  an image equal to its original has no PSNR; here it counts as one sample off by one grey level.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from hfdbench.analysis import bootstrap
+from hfdbench.analysis import intervals as uncertainty
+from hfdbench.cards.schema import GateCard
+from hfdbench.errors import UsageError, unknown
+from hfdbench.metrics.distribution import fingerprint, influence
+from hfdbench.metrics.registry import METRICS
+from hfdbench.results import store
+
+COUNT = 1000  # draws
+WORST = 3  # images that are named
+IMAGES = pa.schema(
+    [
+        ("image", pa.int64()),
+        ("name", pa.string()),
+        ("pixels", pa.int64()),
+        ("bytes", pa.int64()),
+        *((name, pa.float64()) for name in ("mse", "encode_s", "decode_s")),
+        ("status", pa.string()),
+    ]
+)
+DISTANCES = ("fid", "fd_mini")
+BASELINE = pa.schema([*IMAGES, *((f"{name}_pull", pa.float64()) for name in DISTANCES)])
+Verdict = Literal["ok", "worse", "better"]
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A Fréchet distance of a point and its id: only distances of equal id may be compared."""
+
+    value: float
+    id: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One point as either side has it. `images`: the columns of BASELINE, by image number; `<distance>_pull` is that of
+    all patches of the image, NaN where there is none."""
+
+    codec: str
+    point: str
+    dataset: str
+    seed: int
+    device: str
+    dataset_sha256: str
+    processor: str
+    started_utc: str
+    images: pd.DataFrame
+    distances: dict[str, Distance]
+
+    @property
+    def label(self) -> str:
+        return f"{self.codec}-{self.point}-{self.dataset}" + (f" (seed {self.seed})" if self.seed else "")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of one point. `worst`: (image, change), the worst first."""
+
+    label: str
+    metric: str
+    baseline: float
+    run: float
+    change: float
+    lo: float
+    hi: float
+    tolerance: float
+    verdict: Verdict
+    worst: tuple[tuple[str, float], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{METRICS[self.metric].name} {self.moved}"
+
+    @property
+    def moved(self) -> str:
+        """The change and its interval, as the metric moved."""
+        ends = (self.hi, self.lo) if self.metric == "psnr_db" else (self.lo, self.hi)
+        return f"{_told(self.metric, self.change)} [{', '.join(_told(self.metric, end) for end in ends)}]"
+
+    @property
+    def images(self) -> str:
+        """The worst images in words."""
+        return ", ".join(f"{name} ({_told(self.metric, change)})" for name, change in self.worst)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Outcome of a gate. failed: (label, what); refused: why points cannot be compared; notes: what was not, and why."""
+
+    baseline: Path
+    card: GateCard
+    comparisons: tuple[Comparison, ...]
+    failed: tuple[tuple[str, str], ...]
+    refused: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def worse(self) -> tuple[Comparison, ...]:
+        return tuple(c for c in self.comparisons if c.verdict == "worse")
+
+    @property
+    def exit_code(self) -> int:
+        """1: something is worse; 2: something cannot be compared; 0: neither."""
+        return 1 if self.worse or self.failed else 2 if self.refused else 0
+
+
+def compare(run: Path, baseline: Path, card: GateCard, codecs: Iterable[str] = ()) -> Report:
+    """Hold a results folder against a baseline. Raises UsageError when either holds nothing, or an unknown codec is asked for."""
+    theirs = _only(_baseline(Path(baseline)), codecs, baseline)
+    wanted = {(old.codec, old.point, old.dataset, old.seed) for old in theirs}
+    notes: list[str] = []
+    ours = _newest(_measured(Path(run), wanted), notes)
+    comparisons, failed, refused = [], [], []
+    for old in _newest(theirs, notes).values():
+        same = [new for new in ours.values() if _point(new) == _point(old)]
+        if not same:
+            refused.append(f"{old.label}: the run has no such point; run it, or delete it from {baseline}")
+            continue
+        new = next((new for new in same if new.device == old.device), same[0])
+        if new.dataset_sha256 != old.dataset_sha256:
+            refused.append(f"{old.label}: {old.dataset} holds other images than the baseline's; accept a new baseline")
+            continue
+        lost = old.images["status"].eq("ok") & ~new.images["status"].eq("ok")
+        if lost.any():
+            failed.append((old.label, f"failed on {', '.join(old.images['name'][lost])}"))
+        comparisons += _compare_images(old, new, card, refused, notes)
+        if not lost.any():
+            comparisons += _compare_distances(old, new, card, refused, notes)
+    return Report(Path(baseline), card, tuple(comparisons), tuple(failed), tuple(refused), tuple(dict.fromkeys(notes)))
+
+
+def accept(run: Path, baseline: Path, codecs: Iterable[str] = ()) -> list[Path]:
+    """Make a run's points the baseline, each replacing its own last one; the files written.
+
+    Raises UsageError for a run without points, or with one that failed: that is nothing to hold others against.
+    """
+    if (Path(baseline) / "points").exists():
+        raise UsageError(f"{baseline}: is a folder of results; choose another folder for the baseline")
+    notes: list[str] = []
+    points = list(_newest(_only(_measured(Path(run)), codecs, run), notes).values())
+    for point in points:
+        if not point.images["status"].eq("ok").all():
+            raise UsageError(f"{point.label}: images failed; a baseline needs all of them")
+    return [_write(Path(baseline), point) for point in points]
+
+
+# ---- both sides
+
+
+def _baseline(folder: Path) -> list[Measured]:
+    if (folder / "points").is_dir():
+        return _measured(folder)
+    paths = sorted(folder.glob("*.parquet"))
+    if not paths:
+        raise UsageError(f"{folder}: no baseline here; hfdbench gate RUN --accept {folder} makes one of a run")
+    return [_read(path) for path in paths]
+
+
+def _measured(out: Path, wanted: set[tuple] | None = None) -> list[Measured]:
+    """Every point of a results folder, or those wanted."""
+    found = []
+    trials = uncertainty.trials(out)
+    if not trials:
+        raise UsageError(f'{out / "points"}: no points yet; "hfdbench run" writes them')
+    for trial in trials:
+        row = trial.row
+        if wanted is not None and tuple(row[name] for name in ("codec", "point", "dataset", "seed")) not in wanted:
+            continue
+        meta = store.read_metadata(trial.crops)
+        images = _by_image(store.read_table(trial.crops, IMAGES.names))
+        distances = {}
+        for column in DISTANCES:
+            images[f"{column}_pull"] = np.nan
+            if row.get(column) is not None:
+                distances[column] = Distance(row[column], row[f"{column}_id"])
+                images[f"{column}_pull"] = pd.Series(_pulls(trial, column))
+        found.append(
+            Measured(
+                **{name: row[name] for name in ("codec", "point", "dataset", "seed", "device")},
+                dataset_sha256=meta["dataset_sha256"],
+                processor=f"{meta.get('cpu')}, {meta.get('threads')} threads",
+                started_utc=meta.get("started_utc", ""),
+                images=images,
+                distances=distances,
+            )
+        )
+    return found
+
+
+def _pulls(trial: uncertainty.Trial, column: str) -> dict[int, float]:
+    """The pull of each image's patches on the distance; 0 for an image without patches."""
+    (test, image_of_patch), (reference, _) = map(uncertainty.features, trial.pairs[uncertainty.NETWORKS[column]])
+    if len(test) < 3:
+        return {}
+    return dict(enumerate(np.bincount(image_of_patch, influence.pull(reference, test), trial.images)))
+
+
+def _by_image(table: pa.Table) -> pd.DataFrame:
+    return table.to_pandas().set_index("image").sort_index()
+
+
+def _write(folder: Path, point: Measured) -> Path:
+    path = folder / f"{point.codec}-{point.point}-{point.dataset}-{point.seed}-{point.device}.parquet"
+    names = ("codec", "point", "dataset", "seed", "device", "dataset_sha256", "processor", "started_utc")
+    distances = {column: vars(distance) for column, distance in point.distances.items()}
+    table = pa.Table.from_pandas(point.images.reset_index(), BASELINE, preserve_index=False)
+    store.write_table(path, table, {name: getattr(point, name) for name in names} | {"distances": distances})
+    return path
+
+
+def _read(path: Path) -> Measured:
+    meta = store.read_metadata(path)
+    try:
+        distances = {column: Distance(**distance) for column, distance in meta.pop("distances").items()}
+        return Measured(**meta, images=_by_image(store.read_table(path, BASELINE.names)), distances=distances)
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{path}: not a baseline of this version ({error}); accept it anew") from None
+
+
+def _point(measured: Measured) -> tuple:
+    return measured.codec, measured.point, measured.dataset, measured.seed
+
+
+def _only(points: list[Measured], codecs: Iterable[str], where: Path) -> list[Measured]:
+    known = {point.codec for point in points}
+    for name in codecs:
+        if name not in known:
+            raise unknown(f"codec in {where}", name, known)
+    return [point for point in points if not codecs or point.codec in codecs]
+
+
+def _newest(points: list[Measured], notes: list[str]) -> dict[tuple, Measured]:
+    """One measurement a point and device: the newest."""
+    newest: dict[tuple, Measured] = {}
+    for point in sorted(points, key=lambda point: point.started_utc):
+        place = (*_point(point), point.device)
+        if place in newest:
+            notes.append(f"{point.label} was measured several times; the one of {point.started_utc} is taken")
+        newest[place] = point
+    return newest
+
+
+# ---- one point
+
+
+def _compare_images(
+    old: Measured, new: Measured, card: GateCard, refused: list[str], notes: list[str]
+) -> list[Comparison]:
+    """Rate, PSNR and times, over the images that both coded."""
+    both = old.images["status"].eq("ok") & new.images["status"].eq("ok")
+    before, now = old.images[both], new.images[both]
+    if before.empty:
+        return []
+    draws, made = bootstrap.draws(len(before), COUNT), []
+
+    def add(metric: str, base: float, run: float, change: float, samples: np.ndarray, each: np.ndarray) -> None:
+        tolerance = getattr(card.tolerance, metric)
+        worst = sorted(zip(before["name"], each, strict=True), key=lambda pair: -pair[1])[:WORST]
+        made.append(_judged(old.label, metric, base, run, change, samples, tolerance, card.level, worst))
+
+    if card.tolerance.bpp is not None:
+        size, new_size = before["bytes"].to_numpy(float), now["bytes"].to_numpy(float)
+        pixels = before["pixels"].sum()
+        samples = new_size[draws].sum(1) / size[draws].sum(1) - 1
+        change = new_size.sum() / size.sum() - 1
+        add("bpp", 8 * size.sum() / pixels, 8 * new_size.sum() / pixels, change, samples, new_size / size - 1)
+    if card.tolerance.psnr_db is not None:
+        psnr, new_psnr = _psnr_db(before), _psnr_db(now)
+        loss = psnr - new_psnr
+        add("psnr_db", psnr.mean(), new_psnr.mean(), loss.mean(), bootstrap.mean(loss, draws), loss)
+    times = [name for name in ("encode_s", "decode_s") if getattr(card.tolerance, name) is not None]
+    if times and old.device != new.device:
+        refused.append(
+            f"{old.label}: times on {new.device} and on {old.device} cannot be compared; run on {old.device}, or use a "
+            "gate card without encode_s and decode_s"
+        )
+    elif times and old.processor != new.processor:
+        notes.append(f"times are not compared: {new.processor} here, {old.processor} for the baseline")
+    else:
+        for name in times:
+            seconds, new_seconds = (side[name].to_numpy(float).clip(card.time_floor_s) for side in (before, now))
+            ratio = new_seconds / seconds
+            add(
+                name,
+                np.median(before[name]),
+                np.median(now[name]),
+                np.median(ratio) - 1,
+                np.median(ratio[draws], axis=1) - 1,
+                ratio - 1,
+            )
+    return made
+
+
+def _psnr_db(images: pd.DataFrame) -> np.ndarray:
+    finest = 1 / (3 * images["pixels"].to_numpy(float))  # mse of one sample off by one
+    return 10 * np.log10(255**2 / np.maximum(images["mse"].to_numpy(float), finest))
+
+
+def _compare_distances(
+    old: Measured, new: Measured, card: GateCard, refused: list[str], notes: list[str]
+) -> list[Comparison]:
+    made = []
+    for column in DISTANCES:
+        tolerance = getattr(card.tolerance, column)
+        if tolerance is None or column not in old.distances:
+            continue
+        name = METRICS[column].name
+        if column not in new.distances:
+            refused.append(
+                f"{old.label}: the baseline has {name}, the run has none; give it what it needs: hfdbench doctor"
+            )
+            continue
+        was, now = old.distances[column], new.distances[column]
+        if was.id != now.id:
+            refused.append(
+                f"{old.label}: {name} of another kind: {_differences(was.id, now.id)}; accept a new baseline"
+            )
+            continue
+        if not was.value:
+            notes.append(f"{old.label}: {name} of the baseline is 0; no ratio to it")
+            continue
+        pulls = (new.images[f"{column}_pull"] - old.images[f"{column}_pull"]).to_numpy() / was.value
+        if not np.isfinite(pulls).all():
+            notes.append(f"{old.label}: {name} of fewer than 3 patches is not compared")
+            continue
+        change = now.value / was.value - 1
+        draws = bootstrap.draws(len(pulls), COUNT)
+        samples = change + len(pulls) * bootstrap.mean(pulls, draws) - pulls.sum()
+        worst = sorted(zip(old.images["name"], pulls, strict=True), key=lambda pair: -pair[1])[:WORST]
+        made.append(_judged(old.label, column, was.value, now.value, change, samples, tolerance, card.level, worst))
+    return made
+
+
+def _differences(was: str, now: str) -> str:
+    try:
+        return "; ".join(fingerprint.differences(was, now))
+    except ValueError:
+        return f"{was} and {now}"
+
+
+def _judged(label, metric, base, run, change, samples, tolerance, level, worst) -> Comparison:
+    lo, hi = bootstrap.interval(samples, level)
+    verdict = "ok"
+    if change > tolerance and lo > 0:
+        verdict = "worse"
+    elif change < -tolerance and hi < 0:
+        verdict = "better"
+    named = tuple((name, float(value)) for name, value in worst if value > 0)
+    return Comparison(label, metric, float(base), float(run), float(change), lo, hi, tolerance, verdict, named)
+
+
+def _told(metric: str, change: float) -> str:
+    """A change as the metric moved, not as it got worse."""
+    return f"{0 - change:+.3f} dB" if metric == "psnr_db" else f"{change:+.1%}"
+
+
+# ---- what is said
+
+
+def markdown(report: Report) -> str:
+    """The summary: the verdict, what is worse with its worst images, what could not be compared, and every change."""
+    points = list(dict.fromkeys(c.label for c in report.comparisons))
+    verdict = {0: "passed", 1: "**failed**", 2: "**cannot compare**"}[report.exit_code]
+    level = f"{report.card.level:.0%} intervals"
+    lines = [f"## hfdbench gate: {verdict}", "", f"{len(points)} points against `{report.baseline}`, {level}.", ""]
+    if report.worse:
+        lines += ["| worse | metric | baseline | run | change | allowed | worst images |", "|" + " --- |" * 7]
+        for c in report.worse:
+            allowed = f"{c.tolerance:g} dB" if c.metric == "psnr_db" else f"{c.tolerance:.0%}"
+            lines.append(
+                f"| {c.label} | {METRICS[c.metric].name} | {c.baseline:.4g} | {c.run:.4g} | {c.moved} | {allowed} | {c.images} |"
+            )
+        lines.append("")
+    for title, items in (
+        ("Failed", [f"{label} {what}" for label, what in report.failed]),
+        ("Cannot be compared", report.refused),
+        (
+            "Better beyond tolerance: worth accepting",
+            [f"{c.label}: {c}" for c in report.comparisons if c.verdict == "better"],
+        ),
+        ("Notes", report.notes),
+    ):
+        if items:
+            lines += [f"{title}:", "", *(f"- {item}" for item in items), ""]
+    metrics = [name for name in METRICS if any(c.metric == name for c in report.comparisons)]
+    if points:
+        lines += ["| point | " + " | ".join(METRICS[name].name for name in metrics) + " |"]
+        lines += ["| --- |" + " ---: |" * len(metrics)]
+        changes = {(c.label, c.metric): _told(c.metric, c.change) for c in report.comparisons}
+        for label in points:
+            lines.append(f"| {label} | " + " | ".join(changes.get((label, name), "") for name in metrics) + " |")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def junit(report: Report) -> str:
+    """JUnit XML: a case a metric of a point."""
+    suite = ElementTree.Element("testsuite", name="hfdbench gate")
+    for c in report.comparisons:
+        case = ElementTree.SubElement(suite, "testcase", classname=c.label, name=c.metric)
+        if c.verdict == "worse":
+            message = f"{c}; allowed {c.tolerance:g}"
+            ElementTree.SubElement(case, "failure", message=message).text = f"worst images: {c.images}"
+    for label, what in report.failed:
+        case = ElementTree.SubElement(suite, "testcase", classname=label, name="images")
+        ElementTree.SubElement(case, "failure", message=what)
+    for reason in report.refused:
+        label, _, cause = reason.partition(": ")
+        case = ElementTree.SubElement(suite, "testcase", classname=label, name="comparable")
+        ElementTree.SubElement(case, "error", message=cause)
+    for kind, tag in (("tests", "testcase"), ("failures", "testcase/failure"), ("errors", "testcase/error")):
+        suite.set(kind, str(len(suite.findall(tag))))
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def annotations(report: Report) -> list[str]:
+    """Workflow commands that GitHub shows beside a pull request."""
+    told = [("error", c.label, f"{c}; worst images: {c.images}") for c in report.worse]
+    told += [("error", label, what) for label, what in report.failed]
+    told += [("error", *reason.partition(": ")[::2]) for reason in report.refused]
+    told += [("notice", c.label, f"{c}: better, worth accepting") for c in report.comparisons if c.verdict == "better"]
+    return [f"::{kind} title={_escaped(label, ':,')}::{_escaped(text)}" for kind, label, text in told]
+
+
+def _escaped(text: str, also: str = "") -> str:
+    for character in "%\r\n" + also:  # the percent sign first: it opens the escapes
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text
+
+
+def tell(report: Report, junit_file: Path | None = None, markdown_file: Path | None = None) -> None:
+    """Print the summary, write the files asked for, and speak to GitHub when it is listening."""
+    text = markdown(report)
+    print(text, end="")
+    for path, content in ((junit_file, junit(report)), (markdown_file, text)):
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(content, encoding="utf-8")
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with open(summary, "a", encoding="utf-8") as file:
+            file.write(text)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print("\n".join(annotations(report)))

@@ -1,0 +1,1 @@
+"""Cards: the declarations of codecs, datasets and reports."""

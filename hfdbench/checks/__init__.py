@@ -1,0 +1,1 @@
+"""Checks of a codec and of an installation."""

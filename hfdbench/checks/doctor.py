@@ -1,0 +1,101 @@
+"""What works on this machine, and the exact line that mends what does not."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hfdbench.cards.schema import CodecCard, DatasetCard, find_cards
+from hfdbench.codecs.protocol import load_codec
+from hfdbench.errors import Unavailable, UsageError
+from hfdbench.metrics.image.measure import BY_NAME, Place, open_measure
+
+
+@dataclass(frozen=True)
+class Finding:
+    """broken: something that should work and does not; an optional thing that is absent is not broken."""
+
+    what: str
+    state: str
+    hint: str = ""
+    broken: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what:<28} {self.state}" + (f"\n{'':28} -> {self.hint}" if self.hint else "")
+
+    @property
+    def works(self) -> bool:
+        return not (self.broken or self.state.startswith("not here"))
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """One line for somebody who has just installed hfdbench."""
+    broken = [finding.what for finding in findings if finding.broken]
+    told = f"{sum(finding.works for finding in findings)} of {len(findings)} are ready; "
+    if broken:
+        return told + f"broken: {', '.join(broken)}"
+    return told + "the rest is optional, and the line below each says how to get it"
+
+
+def examine(inception: Path | None, data_root: Path | None, cards: Iterable[Path]) -> Iterator[Finding]:
+    """Look at codecs, datasets, Inception weights and the metrics of --metric, one finding each."""
+    for codec in find_cards(CodecCard, cards).values():
+        yield _codec(codec)
+    for dataset in find_cards(DatasetCard, cards).values():
+        yield _dataset(dataset, data_root, cards)
+    yield _inception(inception, data_root)
+    for name in BY_NAME:
+        yield _measure(name, data_root)
+
+
+def _codec(card: CodecCard) -> Finding:
+    name = f"codec {card.id}"
+    for number, point in enumerate(card.points):
+        try:
+            load_codec(card, point.id)
+        except Unavailable as error:
+            where = f"point {point.id}: " if number else ""
+            return Finding(name, f"not here: {where}{error.reason}", error.hint)
+        except Exception as error:  # a third party's adapter may raise anything; the doctor goes on
+            return Finding(name, f"broken: point {point.id}: {error}", broken=True)
+    return Finding(name, f"works, {len(card.points)} points")
+
+
+def _dataset(card: DatasetCard, data_root: Path | None, cards: Iterable[Path]) -> Finding:
+    from hfdbench.datasets.dataset import find_data_root, open_dataset
+
+    name = f"dataset {card.id}"
+    try:
+        opened = open_dataset(card.id, cards=cards, data_root=find_data_root(data_root))
+    except Unavailable as error:
+        reason = error.reason.removeprefix(f"dataset {card.id} is not on this machine ").strip("()")
+        return Finding(name, f"not here: {reason}", error.hint)
+    except UsageError as error:
+        return Finding(name, f"broken: {error}", broken=True)
+    return Finding(name, f"here, {len(opened)} images")
+
+
+def _inception(given: Path | None, data_root: Path | None) -> Finding:
+    from hfdbench.datasets.dataset import find_data_root
+    from hfdbench.metrics.networks.inception import Inception, find_inception
+
+    name = "Inception weights (FID, KID)"
+    try:
+        path = find_inception(given, find_data_root(data_root), allow_download=False)
+        return Finding(name, f"here: {Inception(path).label} from {path}")
+    except Unavailable as error:
+        return Finding(name, f"not here: {error.reason}; a run downloads them", error.hint)
+    except UsageError as error:
+        return Finding(name, f"broken: {error}", broken=True)
+
+
+def _measure(name: str, data_root: Path | None) -> Finding:
+    from hfdbench.datasets.dataset import find_data_root
+
+    what = f"metric {name}"
+    try:
+        measure = open_measure(name, Place(data_root=find_data_root(data_root), allow_download=False))
+    except Unavailable as error:
+        return Finding(what, f"not here: {error.reason}", error.hint)
+    except UsageError as error:
+        return Finding(what, f"broken: {error}", broken=True)
+    return Finding(what, f"works: {measure.remark or measure.identity}")

@@ -1,0 +1,3 @@
+"""The command line."""
+
+from hfdbench.cli.app import main as main

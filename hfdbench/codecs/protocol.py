@@ -1,0 +1,101 @@
+"""The whole extension point: a codec turns an image into bytes and bytes into an image.
+
+Conventions: an image is uint8, H x W x 3, sRGB; the caller never pads. A class whose constructor takes the options of a
+card's point and that has these two methods is a codec; nothing is inherited, nothing registered in code.
+
+A constructor parameter named `weights` receives the paths of the point's weight files, verified by sha256, and one
+named `device` receives "cpu" or "cuda". A constructor raises Unavailable when something it needs is not installed,
+before it does anything slow; encode raises CodecError for an image it cannot code; decode raises StreamError for a
+stream it cannot honour. Optional: `ledger(stream) -> dict[str, int]`, the bytes of a stream by what they are for, which
+add up to it; figures of what streams consist of show it. Optional: `decode_batch(streams, *, seed) -> list of images`,
+the pixels that decode gives for each alone; the pipeline does not call it, `hfdbench conform` holds it to that.
+"""
+
+import hashlib
+import importlib
+import inspect
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from hfdbench.errors import Unavailable, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from hfdbench.cards.schema import CodecCard
+
+    Image = np.ndarray
+
+
+class Codec(Protocol):
+    """One operating point of one compressor."""
+
+    def encode(self, image: "Image") -> bytes:
+        """Self-contained stream: its length is the rate."""
+
+    def decode(self, stream: bytes, *, seed: int) -> "Image":
+        """Same stream, seed and device: same pixels. The stream is all it may use."""
+
+
+def find_adapter(card: "CodecCard") -> type:
+    """The class behind a card, not built. Raises UsageError for a wrong card, Unavailable for a missing package."""
+    module_name, _, class_name = card.adapter.partition(":")
+    look_beside(card)
+    try:
+        return getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as error:
+        if error.name and module_name.startswith(error.name):
+            raise UsageError(f'{card.source}: key "adapter": no module "{error.name}"; fix the card') from None
+        raise Unavailable(f"{card.id} needs the Python package {error.name}", f"pip install {error.name}") from None
+    except AttributeError:
+        raise UsageError(f'{card.source}: key "adapter": {module_name} has no "{class_name}"; fix the card') from None
+
+
+def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
+    """Build the codec of a card's point.
+
+    Raises Unavailable when it cannot work here, UsageError when the card is wrong (unknown point, adapter or option).
+    """
+    point = card.point(point_id)
+    adapter, class_name = find_adapter(card), card.adapter.partition(":")[2]
+    arguments = dict(point.options)
+    accepted = inspect.signature(adapter).parameters
+    if "weights" in accepted:
+        arguments["weights"] = [verified(card, point_id, entry.file, entry.sha256) for entry in point.weights]
+    if "device" in accepted:
+        arguments["device"] = device
+    try:
+        inspect.signature(adapter).bind(**arguments)
+    except TypeError as error:
+        raise UsageError(f'{card.source}: point "{point_id}": options do not fit {class_name}: {error}') from None
+    try:
+        return adapter(**arguments)
+    except UsageError as error:
+        raise UsageError(f'{card.source}: point "{point_id}": {error}') from None
+
+
+def look_beside(card: "CodecCard") -> None:
+    """Let Python find, after all else, a module that lies beside the codecs/ folder of a user's card."""
+    from hfdbench.cards.schema import bundled_root
+
+    beside = Path(card.source).resolve().parent.parent
+    if beside != bundled_root().resolve() and str(beside) not in sys.path:
+        sys.path.append(str(beside))
+
+
+def verified(card: "CodecCard", point_id: str, file: str, sha256: str) -> Path:
+    """Path of a weight file named in a card, relative to the card. Raises Unavailable when missing, UsageError when altered."""
+    path = Path(card.source).parent / file
+    if not path.is_file():
+        raise Unavailable(
+            f'{card.source}: point "{point_id}": {file} is missing', "reinstall hfdbench or train it anew"
+        )
+    with open(path, "rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != sha256:
+        raise UsageError(
+            f'{card.source}: point "{point_id}": sha256 of {file} differs (expected {sha256[:12]}…, got {found[:12]}…); '
+            "restore the file or fix the card"
+        )
+    return path

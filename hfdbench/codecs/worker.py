@@ -1,0 +1,182 @@
+"""The process that a codec runs in: it answers frames and knows nothing but what they say.
+
+Conventions: a frame is two big-endian lengths (4 and 8 bytes), a JSON header and raw bytes; requests come in on standard
+input, answers go out on standard output. Requests: load (card, source, point, device, threads), encode (shape; pixels),
+decode (seed; stream), decode_batch (seed, lengths; streams), usage. Answers: ok, encode_s or decode_s, shape or shapes,
+peak_bytes, touched and batched; or error (type, message). A time is that of the one call.
+
+Watched (HFDBENCH_WATCH, the start of the watch in seconds), the process notes which files outside its folder Python writes,
+and which younger than the watch it reads: how `hfdbench conform` finds side files.
+"""
+
+import json
+import os
+import shutil
+import signal
+import struct
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+LENGTHS = struct.Struct(">IQ")
+
+
+def send(file: BinaryIO, header: dict, body: bytes | memoryview = b"") -> None:
+    text = json.dumps(header).encode()
+    file.write(LENGTHS.pack(len(text), len(body)) + text)
+    file.write(body)
+    file.flush()
+
+
+def receive(file: BinaryIO) -> tuple[dict, bytes]:
+    """The next frame. Raises EOFError when the other side is gone."""
+    text_bytes, body_bytes = LENGTHS.unpack(_exactly(file, LENGTHS.size))
+    header = json.loads(_exactly(file, text_bytes))
+    return header, _exactly(file, body_bytes)
+
+
+def _exactly(file: BinaryIO, count: int) -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        raise EOFError
+    return data
+
+
+def main() -> None:
+    # A codec that prints, or a program of its that reads standard input, must not touch the frames.
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    touched = _watch() if "HFDBENCH_WATCH" in os.environ else []
+    codec = None
+    while True:
+        try:
+            header, body = receive(requests)
+        except EOFError:  # the run was killed: one that ends in peace kills its workers
+            _leave()
+        try:
+            if header["do"] == "load":
+                codec = None  # free the last one first
+                codec = _load(header)
+                send(answers, {"ok": True})
+            elif header["do"] == "usage":
+                send(
+                    answers,
+                    {"peak_bytes": _peak_bytes(), "touched": touched, "batched": hasattr(codec, "decode_batch")},
+                )
+            else:
+                send(answers, *_call(codec, header, body))
+        except (KeyboardInterrupt, BrokenPipeError):
+            _leave()
+        except BaseException as error:  # SystemExit too: a codec's failure is an answer
+            send(answers, {"error": str(error) or "no message", "type": type(error).__name__})
+
+
+def _die_with(parent: int) -> None:
+    """Notice, in the middle of a long call too, that the run was killed."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    _leave()
+
+
+def _leave() -> NoReturn:
+    """Leave nothing behind: neither this process, nor its programs, nor its folder."""
+    os.chdir("/")
+    if own := os.environ.get("HFDBENCH_WORKER"):
+        shutil.rmtree(own, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _watch() -> list[str]:
+    """Begin to note files; the list of "writes PATH" and "reads PATH" that grows from now on."""
+    began, own, touched = float(os.environ["HFDBENCH_WATCH"]), os.environ["HFDBENCH_WORKER"], []
+    harmless = (own, "/dev/null", "/dev/tty", "/dev/nvidia", "/proc/")
+    places = {"os.mkdir": 0, "os.rename": 1, "os.link": 1, "os.symlink": 1, "sqlite3.connect": 0}
+
+    def note(event: str, arguments: tuple) -> None:
+        if event == "open":
+            path, _, flags = arguments
+            writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        elif event in places:
+            path, writes = arguments[places[event]], True
+        else:
+            return
+        if not isinstance(path, str | bytes):
+            return  # an open file
+        path = os.path.abspath(os.fsdecode(path))
+        if path.startswith(harmless) or "__pycache__" in path:
+            return
+        with suppress(OSError):
+            if writes or (os.path.isfile(path) and os.stat(path).st_ctime > began):
+                told = f"{'writes' if writes else 'reads'} {path}"
+                if told not in touched:
+                    touched.append(told)
+
+    sys.addaudithook(note)
+    return touched
+
+
+def _peak_bytes() -> int:
+    """Largest resident set so far, of this process or of a program it ran."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        own = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) << 10
+    except (OSError, StopIteration):
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
+    return max(own, peak)
+
+
+def _load(header: dict) -> Any:
+    from hfdbench.cards.schema import CodecCard
+    from hfdbench.codecs.protocol import load_codec
+
+    card = CodecCard(**header["card"], source=Path(header["source"]))
+    codec = load_codec(card, header["point"], header["device"])
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(header["threads"])
+    return codec
+
+
+def _call(codec: Any, header: dict, body: bytes) -> tuple[dict, bytes | memoryview]:
+    import numpy as np
+
+    if header["do"] == "encode":
+        image = np.frombuffer(body, np.uint8).reshape(header["shape"]).copy()  # the codec's own, writable
+        start = time.perf_counter()
+        stream = codec.encode(image)
+        encode_s = time.perf_counter() - start
+        if not isinstance(stream, bytes | bytearray):
+            raise TypeError(f"encode returned {type(stream).__name__}, not bytes")
+        return {"ok": True, "encode_s": encode_s}, bytes(stream)
+    if header["do"] == "decode_batch":
+        streams = np.split(np.frombuffer(body, np.uint8), np.cumsum(header["lengths"])[:-1])
+        images = codec.decode_batch([stream.tobytes() for stream in streams], seed=header["seed"])
+        pixels = b"".join(_pixels(image) for image in images)
+        return {"ok": True, "shapes": [image.shape for image in images]}, pixels
+    start = time.perf_counter()
+    image = codec.decode(body, seed=header["seed"])
+    decode_s = time.perf_counter() - start
+    pixels = _pixels(image)
+    return {"ok": True, "decode_s": decode_s, "shape": image.shape}, pixels
+
+
+def _pixels(image: Any) -> memoryview:
+    """The samples of what decode returned. Raises TypeError when that is no image."""
+    import numpy as np
+
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise TypeError(f"decode returned {what}, not uint8 H x W x 3")
+    return np.ascontiguousarray(image).data.cast("B")
+
+
+if __name__ == "__main__":
+    main()

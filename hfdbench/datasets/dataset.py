@@ -1,0 +1,271 @@
+"""A dataset: a named, ordered, hashed list of pictures, each read on demand in one stated form.
+
+Conventions
+    picture   uint8, H x W x 3, sRGB, by the rules of `ingest`, then brought to the card's crop:
+              none        as it is.
+              center256   the 256 x 256 pixels at its centre (rounded towards the top left); a smaller picture is refused.
+              resize256   its central square of the short side, resized to 256 x 256 by Pillow's bicubic filter, which
+                          averages when it shrinks.
+    order     that of the card's list of names; by file name without one; with a pool, that of its choice (below).
+    sha256    of ingest version, crop, and name and content of every picture of the set or subset.
+    limit     the first N pictures in that order: another dataset, with an id ("kodak@4") and a title of its own.
+
+Choice from a pool: a card with `pool` names a set of `count` pictures out of a larger folder. They are the first `count`,
+in the order of the sha256 of their file names (UTF-8; hexadecimal), that have both sides of at least 256 pixels. The
+choice depends on the published archive alone. It is written beside the folder at the first opening, with its own
+sha256, and read from there afterwards.
+"""
+
+import hashlib
+import importlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hfdbench.cards.schema import DatasetCard, choose
+from hfdbench.datasets.image_files import SUFFIXES, VERSION, picture_size, read_picture
+from hfdbench.errors import ImageError, Unavailable, UsageError
+
+CROP = 256
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The pictures of a card or folder, or the first few of them. Holds names and places, no pixels.
+
+    expected_patches: FID/256 patches of the whole set as its card states them, None for a subset or where unknown.
+    """
+
+    id: str
+    title: str
+    protocol: str
+    crop: str
+    names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    sha256: str
+    expected_patches: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, index: int) -> np.ndarray:
+        """Picture number `index`: uint8, H x W x 3. Raises ImageError naming the file and the cause."""
+        return cropped(read_picture(self.paths[index]), self.crop, self.names[index])
+
+
+def open_dataset(
+    spec: str, *, cards: Iterable[Path] = (), data_root: Path | None = None, limit: int | None = None
+) -> Dataset:
+    """The dataset of a card's id or of "folder:PATH", or its first `limit` pictures.
+
+    Raises UsageError for an unknown id, an empty folder or one that does not hold what its card says, and Unavailable, with
+    the line that mends it, for pictures that are not on this machine.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit}: must be at least 1")
+    if spec.startswith("folder:"):
+        folder = Path(spec.removeprefix("folder:")).expanduser()
+        if not folder.is_dir():
+            raise UsageError(f'dataset "{spec}": no such folder; give one that holds pictures')
+        paths = pictures_in(folder)
+        if not paths:
+            raise UsageError(f'dataset "{spec}": no pictures in it; known suffixes: {" ".join(SUFFIXES)}')
+        return _folder_dataset(folder, paths, limit)
+    (card,) = choose(DatasetCard, [spec], cards)
+    paths = packaged(card) if card.package else members(card, place(card, find_data_root(data_root)))
+    return _card_dataset(card, paths, limit)
+
+
+def find_data_root(given: Path | None = None) -> Path:
+    """Folder of the downloaded datasets: the given one, else HFDBENCH_DATA, else hfdbench/data in the user's cache folder."""
+    if given is not None:
+        return Path(given).expanduser()
+    if named := os.environ.get("HFDBENCH_DATA"):
+        return Path(named).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "hfdbench" / "data"
+
+
+def cropped(image: np.ndarray, crop: str, name: str) -> np.ndarray:
+    """The picture by the card's crop rule (see above)."""
+    if crop == "none":
+        return image
+    height, width = image.shape[:2]
+    side = min(height, width) if crop == "resize256" else CROP
+    if min(height, width) < side:
+        raise ImageError(f"{name}: {width}x{height} pixels; its {CROP}x{CROP} crop needs both sides that long")
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side].copy()
+    if side == CROP:
+        return square
+    return np.array(Image.fromarray(square).resize((CROP, CROP), Image.Resampling.BICUBIC))
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Picture files of a folder, by name; neither hidden ones nor those of folders inside it."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    return sorted((path for path in found if path.is_file()), key=lambda path: path.name)
+
+
+def place(card: DatasetCard, data_root: Path) -> Path:
+    """Folder of a card's pictures. Raises Unavailable, with the line that fetches them, when it is not there."""
+    folder = data_root / card.folder
+    if not folder.is_dir():
+        hint = f"hfdbench fetch {card.id}" if card.sources else f"put its pictures into {folder}"
+        raise Unavailable(f"dataset {card.id} is not on this machine ({folder})", hint)
+    return folder
+
+
+def members(card: DatasetCard, folder: Path) -> list[Path]:
+    """The pictures of a card in its folder, in order. Raises UsageError when the folder does not hold what the card says."""
+    present = pictures_in(folder)
+    mend = f"move the folder away and run: hfdbench fetch {card.id}" if card.sources else "add or remove pictures"
+    if card.names:
+        return _named(card, folder, present, mend)
+    expected = card.pool or card.count
+    if expected is not None and len(present) != expected:
+        raise UsageError(
+            f"dataset {card.id}: {folder} holds {len(present):,} pictures where {expected:,} are expected; {mend}"
+        )
+    if not present:
+        raise UsageError(f"dataset {card.id}: {folder} holds no pictures; {mend}")
+    return _chosen(card, folder, present, mend) if card.pool else present
+
+
+def listed_names(card: DatasetCard) -> list[str]:
+    """Names of a card's list, in order; each is a file name with or without its suffix. Raises UsageError."""
+    path = card.source.parent / card.names
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f'{card.source}: key "names": {path} cannot be read: {error.strerror}; restore it') from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != card.names_sha256:
+        raise UsageError(
+            f'{card.source}: key "names": sha256 of {card.names} differs (expected {card.names_sha256[:12]}…, '
+            f"got {found[:12]}…); restore the list or fix the card"
+        )
+    names = content.decode().splitlines()
+    if card.count is not None and len(names) != card.count:
+        raise UsageError(
+            f'{card.source}: key "count": {card.count}, but {card.names} has {len(names)}; mend one of them'
+        )
+    return names
+
+
+def packaged(card: DatasetCard) -> list[Path]:
+    """The pictures that a card's Python function names."""
+    module_name, _, function_name = card.package.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f'{card.source}: key "package": {error}; fix the card') from None
+    paths = [Path(path) for path in function()]
+    if card.count is not None and len(paths) != card.count:
+        raise UsageError(f"dataset {card.id}: {len(paths)} pictures where {card.count} are expected; fix the card")
+    return paths
+
+
+def _named(card: DatasetCard, folder: Path, present: Sequence[Path], mend: str) -> list[Path]:
+    by_name = {path.stem: path for path in reversed(present)} | {path.name: path for path in present}
+    names = listed_names(card)
+    missing = [name for name in names if name not in by_name]
+    if missing:
+        raise UsageError(
+            f"dataset {card.id}: {folder} lacks {len(missing):,} of {len(names):,} pictures, {missing[0]} first; {mend}"
+        )
+    return [by_name[name] for name in names]
+
+
+def _chosen(card: DatasetCard, folder: Path, present: Sequence[Path], mend: str) -> list[Path]:
+    """The card's choice from its pool: as written down at the first opening, else made anew and written down."""
+    record = folder.parent / f"{card.folder}-{card.count}.txt"
+    by_name = {path.name: path for path in present}
+    if record.is_file():
+        head, _, body = record.read_text(encoding="utf-8").partition("\n")
+        names = body.splitlines()
+        if head != f"# sha256 {hashlib.sha256(body.encode()).hexdigest()}" or not by_name.keys() >= set(names):
+            raise UsageError(
+                f"dataset {card.id}: {record} was altered or is of other pictures; delete it, it is made anew"
+            )
+        return [by_name[name] for name in names]
+    names = choice(present, card.count)
+    if len(names) < card.count:
+        raise UsageError(f"dataset {card.id}: only {len(names):,} of {card.count:,} pictures are large enough; {mend}")
+    body = "".join(f"{name}\n" for name in names)
+    try:
+        scratch = record.with_name(f".{record.name}.{os.getpid()}")
+        scratch.write_text(f"# sha256 {hashlib.sha256(body.encode()).hexdigest()}\n{body}", encoding="utf-8")
+        scratch.replace(record)
+    except OSError:
+        pass  # a read-only data root: the rule gives the same names next time
+    return [by_name[name] for name in names]
+
+
+def choice(pool: Iterable[Path], count: int) -> list[str]:
+    """The first `count` names, in the order of their sha256, of pictures with both sides of at least 256 pixels."""
+    names = []
+    for path in sorted(pool, key=lambda path: hashlib.sha256(path.name.encode()).hexdigest()):
+        try:
+            large = min(picture_size(path)) >= CROP
+        except ImageError as error:
+            raise UsageError(f"{path.parent}: {error}; replace it") from None
+        if large:
+            names.append(path.name)
+        if len(names) == count:
+            break
+    return names
+
+
+def _digest(paths: Iterable[Path], crop: str) -> str:
+    digest = hashlib.sha256(f"ingest {VERSION}, crop {crop}\n".encode())
+    for path in paths:
+        try:
+            with open(path, "rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError:
+            content = "unreadable"  # becomes an error row when it is loaded; the others are still measured
+        digest.update(f"{content} {path.name}\n".encode())
+    return digest.hexdigest()
+
+
+def _count(number: int) -> str:
+    return f"{number:,} picture" + ("s" if number != 1 else "")
+
+
+def _card_dataset(card: DatasetCard, paths: Sequence[Path], limit: int | None) -> Dataset:
+    whole = limit is None or limit >= len(paths)
+    kept = paths[:limit]
+    return Dataset(
+        id=card.id if whole else f"{card.id}@{len(kept)}",
+        # The number of the whole set stands in no title but its own: 500 crops are never called COCO 30k.
+        title=f"{card.title or card.id}, {'' if whole else 'subset of '}{_count(len(kept))}",
+        protocol=card.protocol,
+        crop=card.crop,
+        names=tuple(path.name for path in kept),
+        paths=tuple(path.absolute() for path in kept),
+        sha256=_digest(kept, card.crop),
+        expected_patches=card.patches if whole else None,
+    )
+
+
+def _folder_dataset(folder: Path, paths: Sequence[Path], limit: int | None) -> Dataset:
+    whole = limit is None or limit >= len(paths)
+    kept = paths[:limit]
+    sha256 = _digest(kept, "none")
+    name = folder.resolve().name
+    plain = re.sub(r"[^a-z0-9._+-]+", "_", name.lower()).strip("_") or "root"
+    return Dataset(
+        id=f"folder-{plain}-{sha256[:8]}" + ("" if whole else f"@{len(kept)}"),
+        title=f"{name}, {'' if whole else 'subset of '}{_count(len(kept))}",
+        protocol="fid256",
+        crop="none",
+        names=tuple(path.name for path in kept),
+        paths=tuple(path.absolute() for path in kept),
+        sha256=sha256,
+    )

@@ -1,0 +1,56 @@
+"""Metrics that are asked for by name (`--metric`), measured on each image: the door to `perceptual` and `libjxl`.
+
+Conventions: images are uint8, H x W x 3, of one shape; a value is None where the metric's rule gives none (an image too
+small). `identity` tells apart values that may not be compared: versions, and the sha256 of weights or program.
+"""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+
+from hfdbench.errors import unknown
+
+
+class Measure(Protocol):
+    """One metric, ready. `columns`: of METRICS, one per value. `remark`: what a reader of its numbers must know, or "".
+
+    Called from several threads. Raises Unavailable when this pair of images cannot be measured.
+    """
+
+    columns: tuple[str, ...]
+    identity: str
+    remark: str
+
+    def __call__(self, original: np.ndarray, decoded: np.ndarray) -> tuple[float | None, ...]: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a measure looks for what it needs. `weights`: a file the user names."""
+
+    weights: Path | None = None
+    data_root: Path | None = None
+    device: str = "cpu"
+    allow_download: bool = True
+
+
+BY_NAME = MappingProxyType(
+    {
+        "lpips": "perceptual:Lpips",
+        "dists": "perceptual:Dists",
+        "ssimulacra2": "libjxl:Ssimulacra2",
+        "butteraugli": "libjxl:Butteraugli",
+    }
+)
+
+
+def open_measure(name: str, place: Place) -> Measure:
+    """Build one. Raises UsageError for an unknown name or a wrong file, Unavailable when something it needs is not here."""
+    if name not in BY_NAME:
+        raise unknown("metric", name, BY_NAME)
+    module, _, kind = BY_NAME[name].partition(":")
+    return getattr(importlib.import_module(f".{module}", __package__), kind)(place)

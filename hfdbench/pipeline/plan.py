@@ -1,0 +1,170 @@
+"""A request becomes trials, each with a key that changes when anything changes that could change its numbers.
+
+Conventions: a trial is (codec, point, dataset, seed) on a class of device. Keys are the first 16 hex digits of a sha256.
+stream_key: the adapter (reference and source file), options and weights of the card that encodes, the version of
+hfdbench, the dataset's content. trial_key: stream_key, the same of the card that decodes, seed, device.
+"""
+
+import hashlib
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hfdbench import __version__
+from hfdbench.cards.schema import CodecCard, find_cards
+from hfdbench.codecs.protocol import look_beside, verified
+from hfdbench.errors import Unavailable, UsageError, unknown
+
+if TYPE_CHECKING:
+    from hfdbench.datasets.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for. `points`: only these point ids; `cards`: further folders of cards.
+
+    metrics: names of metrics.perimage to measure besides; weights: pairs of such a name and a file.
+    """
+
+    codecs: tuple[CodecCard, ...]
+    datasets: tuple[str, ...]
+    out: Path = Path("results")
+    points: tuple[str, ...] = ()
+    limit: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    workers: int = 1
+    timeout_s: float | None = None
+    inception: Path | None = None
+    features: tuple[str, ...] = ()
+    data_root: Path | None = None
+    cards: tuple[Path, ...] = ()
+    dry_run: bool = False
+    metrics: tuple[str, ...] = ()
+    weights: tuple[tuple[str, Path], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One point of one codec on one dataset. `encoder` is the card that makes its streams: often the codec's own."""
+
+    codec: CodecCard
+    encoder: CodecCard
+    point: str
+    dataset: "Dataset"
+    seed: int
+    device: str
+    stream_key: str
+    trial_key: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.codec.id}-{self.point}-{self.dataset.id}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.label}-{self.trial_key}"
+
+    @property
+    def stream_name(self) -> str:
+        return f"{self.encoder.id}-{self.point}-{self.dataset.id}-{self.stream_key}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Trials in the order asked for, and those left out: (label, reason)."""
+
+    trials: tuple[Trial, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def make_plan(request: Request) -> Plan:
+    """Check the request and list its trials. Raises UsageError for anything wrong that can be known beforehand."""
+    from hfdbench.datasets.dataset import find_data_root, open_dataset
+
+    if request.workers < 1:
+        raise UsageError(f"--workers {request.workers}: must be at least 1")
+    if not request.codecs or not request.datasets:
+        raise UsageError("nothing to run; give --codec and --dataset")
+    device = request.device.split(":")[0]
+    if device not in ("cpu", "cuda"):
+        raise unknown("device", request.device, ("cpu", "cuda"))
+    known = {point.id for card in request.codecs for point in card.points}
+    for point in request.points:
+        if point not in known:
+            raise unknown("point", point, known)
+    root = find_data_root(request.data_root)
+    datasets = []
+    for spec in dict.fromkeys(request.datasets):
+        try:
+            datasets.append(open_dataset(spec, cards=request.cards, data_root=root, limit=request.limit))
+        except Unavailable as error:
+            raise UsageError(f"dataset {spec}: {error}") from None
+    every = find_cards(CodecCard, request.cards) if any(card.streams for card in request.codecs) else {}
+    trials, skipped = [], []
+    for card in {card.id: card for card in request.codecs}.values():
+        encoder = every[card.streams] if card.streams else card
+        if request.points and not any(point.id in request.points for point in card.points):
+            skipped.append((card.id, f"has no point {' or '.join(request.points)}"))
+        for point in card.points:
+            if request.points and point.id not in request.points:
+                continue
+            wanted = []
+            for dataset in datasets:
+                reason = card.skipped(point.id, dataset.id.partition("@")[0])  # a skip holds for subsets too
+                if reason is None:
+                    wanted.append(dataset)
+                else:
+                    skipped.append((f"{card.id}-{point.id}-{dataset.id}", reason))
+            if not wanted:
+                continue
+            try:
+                encodes, decodes = identity(encoder, point.id), identity(card, point.id)
+            except Unavailable as error:
+                skipped.extend((f"{card.id}-{point.id}-{dataset.id}", str(error)) for dataset in wanted)
+                continue
+            for dataset in wanted:
+                streams = stream_key(encodes, dataset)
+                trial_key = key("trial", streams, decodes, request.seed, device)
+                trials.append(Trial(card, encoder, point.id, dataset, request.seed, request.device, streams, trial_key))
+    return Plan(tuple(trials), tuple(skipped))
+
+
+def stream_key(encodes: dict, dataset: "Dataset") -> str:
+    """Key of the streams that a point, told by its `identity`, makes of a dataset."""
+    return key("streams", encodes, __version__, dataset.sha256)
+
+
+def key(*parts: object) -> str:
+    """16 hex digits of anything JSON can say."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def identity(card: CodecCard, point_id: str) -> dict:
+    """What decides the behaviour of a card's point. Raises Unavailable for missing weights, UsageError for altered ones."""
+    point = card.point(point_id)
+    for entry in point.weights:
+        verified(card, point_id, entry.file, entry.sha256)
+    module = card.adapter.partition(":")[0]
+    look_beside(card)
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # a parent package of the adapter
+        spec = None
+    if spec is None or not spec.origin:
+        raise UsageError(
+            f'{card.source}: key "adapter": no module "{module}"; fix the card, install it or put it beside codecs/'
+        )
+    sources = [Path(spec.origin)]
+    if module == "hfdbench.codecs.mixed":  # and the adapter it mixes
+        sources.append(Path(importlib.util.find_spec(point.options["adapter"].partition(":")[0]).origin))
+    if module == "hfdbench.codecs.hfd":  # the adapter is thin, the model is in a package of its own
+        sources += sorted((sources[0].parent.parent / "hfd").glob("*.py"))
+    return {
+        "adapter": card.adapter,
+        "source": hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest(),
+        "options": point.options,
+        "weights": [entry.sha256 for entry in point.weights],
+    }

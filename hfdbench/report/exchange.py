@@ -1,0 +1,253 @@
+"""Results for others' tools, and others' results for ours.
+
+Conventions
+    codec-compare   webmproject/codec-compare's batches, as its README describes them: constants and fields by ordered
+                    lists of {name: description}; here a batch a codec and dataset, a row an image and point. Its viewer
+                    pairs rows of similar quality and compares their sizes and times. Distortions are in dB, as it labels
+                    them. Rows cannot lack a value: an image without PSNR (identical) or MS-SSIM has no row in it.
+    CompressAI      the files of its results/: {"name", "description", "results": {metric: [a value a point]}}. As its own
+                    programs average: bpp, PSNR, MS-SSIM (not in dB) and seconds are means over images of each image's.
+Among several measurements of one point the newest is exported. Numbers are those of the tables, not rounded.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hfdbench import __version__
+from hfdbench.analysis import intervals as uncertainty
+from hfdbench.errors import UsageError, unknown
+from hfdbench.metrics.image import pixel as distortion
+from hfdbench.results import published, store
+
+FIELDS = {
+    "original_name": "Original image file name",
+    "width": "Pixel columns in the original image",
+    "height": "Pixel rows in the original image",
+    "point": "Operating point of the codec",
+    "encoded_size": "Size of the encoded image in bytes",
+    "bpp": "Encoded bits per pixel",
+    "encoding_time": "Encoding duration in seconds",
+    "decoding_time": "Decoding duration in seconds",
+    "psnr": "Peak signal-to-noise ratio of 8-bit RGB in dB",
+    "msssim": "Multi-scale structural similarity of RGB, -10 log10(1 - x)",
+}
+# Their name -> ours. Older files of theirs lack "-rgb".
+METRICS = {"psnr-rgb": "psnr_db", "psnr": "psnr_db", "ms-ssim-rgb": "ms_ssim", "ms-ssim": "ms_ssim"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The points of one codec on one dataset, rising in rate: (row of the points table, its images), and their metadata."""
+
+    codec: str
+    dataset: str
+    title: str
+    points: tuple[tuple[dict, pd.DataFrame], ...]
+    metadata: dict
+
+    @property
+    def stem(self) -> str:
+        row = self.points[0][0]
+        seed = f"-seed{row['seed']}" if row["seed"] else ""
+        return f"{self.codec}-{self.dataset}{seed}" + ("" if row["device"] == "cpu" else f"-{row['device']}")
+
+    @property
+    def description(self) -> str:
+        row, device = self.points[0][0], self.points[0][0]["device"]
+        return f"{self.title}, {row['images']} images, {device}; hfdbench {__version__}".replace("\n", " ")
+
+
+def curves(out: Path, codecs: Iterable[str] = (), datasets: Iterable[str] = ()) -> list[Curve]:
+    """What there is to export: points all of whose images were coded. Raises UsageError when nothing is."""
+    store.points(out)  # tells an empty folder and a damaged file
+    newest: dict[tuple, tuple[uncertainty.Trial, dict]] = {}
+    found = [(trial, store.read_metadata(trial.crops)) for trial in uncertainty.trials(out)]
+    for name, wanted in (("codec", codecs), ("dataset", datasets)):
+        known = {trial.row[name] for trial, _ in found}
+        for each in wanted:
+            if each not in known:
+                raise unknown(f"result of {name}", each, known)
+        found = [(trial, meta) for trial, meta in found if not wanted or trial.row[name] in wanted]
+    for trial, meta in sorted(found, key=lambda pair: pair[1].get("started_utc", "")):
+        if trial.row["status"] == "ok":
+            newest[tuple(trial.row[name] for name in ("codec", "dataset", "seed", "device", "point"))] = trial, meta
+    if not newest:
+        raise UsageError(f"{out}: no point whose images were all coded; hfdbench show lists what is there")
+    groups: dict[tuple, list] = {}
+    for key, value in sorted(newest.items(), key=lambda item: (item[0][:-1], item[1][0].row["bpp"])):
+        groups.setdefault(key[:-1], []).append(value)
+    return [
+        Curve(
+            codec=codec,
+            dataset=dataset,
+            title=some[0][0].row["title"],
+            points=tuple((dict(trial.row), store.read_table(trial.crops).to_pandas()) for trial, _ in some),
+            metadata=some[-1][1],
+        )
+        for (codec, dataset, _, _), some in groups.items()
+    ]
+
+
+# ---- codec-compare
+
+
+def codec_compare(curve: Curve) -> dict:
+    """One batch."""
+    versions = curve.metadata.get("versions", {})
+    constants = {
+        "name": ("Name of this batch", f"{curve.title}, {curve.dataset}"),
+        "codec": ("Name of the codec used to generate this data", curve.codec),
+        "version": (
+            "Version of the codec used to generate this data",
+            ", ".join(f"{name} {version}" for name, version in versions.items()) or f"hfdbench {__version__}",
+        ),
+        "time": ("Timestamp of when this data was generated", curve.metadata.get("started_utc", "")),
+        "dataset": ("Images and the sha256 of their names and contents", _dataset(curve)),
+        "settings": ("How the codec was run", str(curve.metadata.get("card", {}).get("settings", "")).strip()),
+        "device": ("Where it ran", f"{curve.points[0][0]['device']}: {curve.metadata.get('cpu')}"),
+        "seed": ("Seed given to the decoder", str(curve.points[0][0]["seed"])),
+    }
+    quality = _qualities(curve)
+    fields = FIELDS | ({"quality": "Compression quality parameter"} if quality else {})
+    tables = []
+    for row, images in curve.points:
+        table = pd.DataFrame(
+            {
+                "original_name": images["name"],
+                "width": images["width"],
+                "height": images["height"],
+                "point": row["point"],
+                "encoded_size": images["bytes"],
+                "bpp": images["bpp"],
+                "encoding_time": images["encode_s"],
+                "decoding_time": images["decode_s"],
+                "psnr": images["psnr_db"].astype(float),
+                "msssim": images["ms_ssim"].astype(float).map(distortion.ms_ssim_db, na_action="ignore"),
+            }
+        )
+        tables.append(table.assign(quality=quality[row["point"]]) if quality else table)
+    every = pd.concat(tables)
+    if every["msssim"].isna().all():  # images too small for it: the field goes, not the rows
+        every, fields = every.drop(columns="msssim"), {k: v for k, v in fields.items() if k != "msssim"}
+    return {
+        "constant_descriptions": [{name: description} for name, (description, _) in constants.items()],
+        "constant_values": [value for _, value in constants.values()],
+        "field_descriptions": [{name: description} for name, description in fields.items()],
+        "field_values": every.dropna()[list(fields)].astype(object).to_numpy().tolist(),
+    }
+
+
+def _dataset(curve: Curve) -> str:
+    return f"{curve.dataset}, sha256 {curve.metadata.get('dataset_sha256', '')}"
+
+
+def _qualities(curve: Curve) -> dict[str, float]:
+    """The option `quality` of each point, when all have a number there."""
+    card = curve.metadata.get("card", {})
+    options = {point["id"]: point.get("options", {}).get("quality") for point in card.get("points", [])}
+    found = {row["point"]: options.get(row["point"]) for row, _ in curve.points}
+    return found if all(isinstance(value, int | float) for value in found.values()) else {}
+
+
+def export_codec_compare(out: Path, to: Path, codecs: Iterable[str] = (), datasets: Iterable[str] = ()) -> list[Path]:
+    """Write a batch a codec and dataset, and batches.json, which lists them: the page's `?load=`."""
+    found = curves(out, codecs, datasets)
+    paths = [_write(to, curve.stem, codec_compare(curve)) for curve in found]
+    return [*paths, _write(to, "batches", [[path.name] for path in paths])]
+
+
+# ---- CompressAI
+
+
+def compressai(curve: Curve) -> dict:
+    """One results file; a metric that a point lacks is left out of it."""
+    columns = {
+        "bpp": [row["bpp_mean"] for row, _ in curve.points],
+        "psnr-rgb": [row["psnr_db"] for row, _ in curve.points],
+        "ms-ssim-rgb": [row["ms_ssim"] for row, _ in curve.points],
+        "encoding_time": [float(images["encode_s"].mean()) for _, images in curve.points],
+        "decoding_time": [float(images["decode_s"].mean()) for _, images in curve.points],
+    }
+    if len({row["fid_id"] for row, _ in curve.points}) == 1 and curve.points[0][0]["fid_label"] == "FID":
+        columns["fid"] = [row["fid"] for row, _ in curve.points]
+    return {
+        "name": curve.title,
+        "description": curve.description,
+        "meta": {"dataset": curve.dataset, "device": curve.points[0][0]["device"], "type": "image"},
+        "results": {
+            name: values
+            for name, values in columns.items()
+            if all(value is not None and math.isfinite(value) for value in values)
+        },
+    }
+
+
+def export_compressai(out: Path, to: Path, codecs: Iterable[str] = (), datasets: Iterable[str] = ()) -> list[Path]:
+    """Write a results file a codec and dataset, as compressai.utils.plot reads them."""
+    return [_write(to, curve.stem, compressai(curve)) for curve in curves(out, codecs, datasets)]
+
+
+def import_compressai(
+    path: Path, dataset: str, out: Path, *, badge: str = "re-run", source: str = "", system: str = "", variant: str = ""
+) -> Path:
+    """Keep CompressAI's results as published points below `out`; the file written. Raises UsageError for what is none."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as JSON ({error}); give one of CompressAI's results files") from None
+    results = data.get("results", data) if isinstance(data, dict) else {}
+    metrics = {name: ours for name, ours in METRICS.items() if name in results}
+    if not isinstance(results, dict) or "bpp" not in results or not metrics:
+        known = ", ".join(results) if isinstance(results, dict) else type(results).__name__
+        raise UsageError(f'{path}: needs "bpp" and one of {", ".join(METRICS)}; has {known or "neither"}')
+    if len(set(metrics.values())) < len(metrics):
+        raise UsageError(f"{path}: gives {' and '.join(metrics)}, two of one kind; remove one")
+    for name in ("bpp", *metrics):
+        values = results[name]
+        if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+            raise UsageError(f'{path}: "{name}" must be a list of numbers')
+        if len(values) != len(results["bpp"]):
+            raise UsageError(f'{path}: "{name}" has {len(values)} values, "bpp" {len(results["bpp"])}; one a point')
+    system = system or str(data.get("name") or Path(path).stem)
+    url = data.get("meta", {}).get("url") if isinstance(data.get("meta"), dict) else None
+    common = {
+        "system": system,
+        "variant": variant,
+        "dataset": dataset,
+        "badge": badge,
+        "plus_minus": "",
+        "bpp_plus_minus": "",
+    }
+    common |= {"source": source or url or f"CompressAI results file {Path(path).name}"}
+    common |= {"note": str(data.get("description") or "")}
+    rows = [
+        common
+        | {"point": str(number + 1), "bpp": bpp, "metric": ours, "value": results[name][number]}
+        | {"protocol": published.PROTOCOLS[ours]}
+        for name, ours in metrics.items()
+        for number, bpp in enumerate(results["bpp"])
+    ]
+    folder = Path(out) / "published"
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = "-".join(part for part in (system, variant, dataset) if part)
+    target = folder / f"{''.join(c if c.isalnum() or c in '.+-' else '_' for c in stem)}.csv"
+    before = target.read_bytes() if target.exists() else None
+    pd.DataFrame(rows, columns=list(published.COLUMNS)).to_csv(target, index=False, lineterminator="\n")
+    try:
+        published.read(out)  # it must be right by itself and beside the others
+    except UsageError:
+        target.unlink() if before is None else target.write_bytes(before)
+        raise
+    return target
+
+
+def _write(folder: Path, stem: str, content: object) -> Path:
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    path = Path(folder) / f"{stem}.json"
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return path

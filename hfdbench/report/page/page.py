@@ -1,0 +1,441 @@
+"""The page: one HTML file that holds curves, pictures and the provenance of every number, and needs no network.
+
+Conventions: the file is template/page.html with its style, scripts, plotly.js (of the Python package plotly), one JSON
+document and one base64 element per picture. Sizes are in bytes, 1 MB = 1,000,000 bytes. Pictures are embedded in the
+order of `pictures.worth_showing` until the file would pass its limit; a whole point has pictures or none.
+"""
+
+import base64
+import html
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from hfdbench import __version__
+from hfdbench.analysis import decoded as pictures
+from hfdbench.analysis import intervals as uncertainty
+from hfdbench.analysis.curves import ENOUGH_PATCHES, IDENTITIES, stored_intervals
+from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard, bundled_root, find_cards
+from hfdbench.datasets.dataset import open_dataset
+from hfdbench.errors import Unavailable, UsageError
+from hfdbench.metrics.distribution.influence import pull
+from hfdbench.metrics.distribution.patches import PATCH
+from hfdbench.metrics.registry import METRICS
+from hfdbench.report.figures import Ink, inks
+from hfdbench.report.tables import POINT_COLUMNS
+from hfdbench.results import store
+
+if TYPE_CHECKING:
+    from hfdbench.pipeline.run import Progress
+
+QUALITY, MAX_MB, IMAGES = 80, 60.0, 24
+SPARE = 150  # bytes a point is told after the pictures were chosen
+TEMPLATE = Path(__file__).parent / "template"
+SYMBOLS = {  # Matplotlib's marker -> plotly's symbol
+    **{"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "<": "triangle-left"},
+    **{"P": "cross", "X": "x", "*": "star", "p": "pentagon", "h": "hexagon", "d": "diamond-tall"},
+}
+CROP_COLUMNS = ("bpp", "psnr_db", "ms_ssim", "encode_s", "decode_s")
+ENVIRONMENT = ("versions", "commit", "device", "cpu", "threads", "workers", "started_utc")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the page holds.
+
+    images: pictures of the first ones of each dataset; points: with pictures, per codec, None for all that fit; intervals:
+    None for those that take seconds, True for those that take minutes too.
+    """
+
+    quality: int = QUALITY
+    max_mb: float = MAX_MB
+    images: int = IMAGES
+    points: int | None = None
+    intervals: bool | None = None
+
+    def __post_init__(self):
+        if not 1 <= self.quality <= 100:
+            raise UsageError(f"--pictures-quality {self.quality}: must lie between 1 and 100")
+
+
+@dataclass(frozen=True)
+class Page:
+    """What was written: the file, its size, and what a reader of stderr must know."""
+
+    path: Path
+    bytes: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    row: dict
+    metadata: dict
+    name: str
+    files: uncertainty.Trial
+
+
+def write_page(
+    out: Path,
+    to: Path,
+    figures: Iterable[FigureCard],
+    choice: Choice = Choice(),
+    only_codecs: Sequence[str] = (),
+    only_datasets: Sequence[str] = (),
+    data_root: Path | None = None,
+    cards: Sequence[Path] = (),
+    progress: "Progress | None" = None,
+) -> Page:
+    """Write the page of the points stored below `out` into `to`/index.html; no codecs or datasets: all of them.
+
+    Raises UsageError when there are no points, and Unavailable when plotly is not installed.
+    """
+    script = _plotly()
+    codecs, datasets = find_cards(CodecCard, cards), find_cards(DatasetCard, cards)
+    trials = _trials(out, only_codecs, [_named(spec) for spec in only_datasets])
+    table = pd.DataFrame([trial.row for trial in trials])
+    ink = inks(table, {card.id: card.kind for card in codecs.values()})
+    grouped = {name: [t for t in trials if t.row["dataset"] == name] for name in sorted(set(table["dataset"]))}
+    sections = [_section(name, some, datasets.get(name.partition("@")[0])) for name, some in grouped.items()]
+    document = {
+        "version": __version__,
+        "plotly": version("plotly"),
+        "written_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": store.commit(out),
+        "quality": choice.quality,
+        "patch": PATCH,
+        "enough_patches": ENOUGH_PATCHES,
+        "identities": IDENTITIES,
+        "columns": [c for c in POINT_COLUMNS if c not in ("codec", "point", "dataset", "images")],
+        "metrics": _metrics(table),
+        "figures": [_figure(card) for card in figures if card.chart == "curves"],
+        "codecs": {codec: _codec(codec, ink[codec], codecs.get(codec), table) for codec in ink},
+        "environments": _shared(sections, [trial for some in grouped.values() for trial in some]),
+        "datasets": sections,
+    }
+    progress = progress or _Silent()
+    if choice.intervals is not False:
+        progress.start(len(uncertainty.COLUMNS) * len(sections), "intervals")
+        for section, some in zip(sections, grouped.values(), strict=True):
+            _intervals(out, some, section, bool(choice.intervals), progress)
+    frame, style, *program = (
+        (TEMPLATE / name).read_text(encoding="utf-8")
+        for name in ("page.html", "page.css", "chart.js", "viewer.js", "page.js")
+    )
+    fixed = len("".join([script, frame, style, *program, _json(document)]).encode())
+    room = choice.max_mb * 1e6 - fixed - SPARE * (10 + len(trials))
+    album = _Album(
+        out, choice, codecs, data_root, cards, [s for s in only_datasets if s.startswith("folder:")], progress
+    )
+    for index, (section, some) in enumerate(zip(sections, grouped.values(), strict=True)):
+        room -= album.add(index, section, some, room / (len(sections) - index))
+    text = Template(frame).substitute(
+        title=html.escape(f"hfdbench: {', '.join(section['title'] for section in sections)}"),
+        style=style,
+        data=_json(document),
+        plotly=_inert(script),
+        script=_inert("".join(program)),
+        pictures="\n".join(album.elements),
+    )
+    to.mkdir(parents=True, exist_ok=True)
+    path, temporary = to / "index.html", to / ".index.html.tmp"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+    return Page(path, path.stat().st_size, tuple(album.notes))
+
+
+class _Silent:
+    def start(self, total: int, what: str) -> None: ...
+    def advance(self, n: int = 1) -> None: ...
+
+
+def _plotly() -> str:
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise Unavailable("the page needs the Python package plotly", "pip install 'hfdbench[page]'") from None
+    return get_plotlyjs()
+
+
+def _inert(script: str) -> str:
+    """A script that cannot close its element."""
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+# ---- what is known without pictures
+
+
+def _named(spec: str) -> str:
+    return open_dataset(spec).id if spec.startswith("folder:") else spec
+
+
+def _trials(out: Path, only_codecs: Sequence[str], only_datasets: Sequence[str]) -> list[_Trial]:
+    """Stored trials, sorted; of trials that differ in nothing but their key the newest."""
+    store.points(out)  # the checks of the whole table, and its errors
+    newest: dict[tuple, _Trial] = {}
+    for files in uncertainty.trials(out):
+        row = dict(files.row)
+        trial = _Trial(row, store.read_metadata(out / "points" / files.crops.name), files.crops.stem, files)
+        names = {row["dataset"], row["dataset"].partition("@")[0]}
+        if (only_codecs and row["codec"] not in only_codecs) or (only_datasets and not names & set(only_datasets)):
+            continue
+        same = (row["dataset"], row["codec"], row["point"], row["seed"], row["device"])
+        old = newest.get(same)
+        if old is None or str(old.metadata.get("started_utc")) < str(trial.metadata.get("started_utc")):
+            newest[same] = trial
+    if not newest:
+        raise UsageError(f"{out}: no stored point fits; hfdbench show lists what is there")
+    order = sorted(newest.values(), key=lambda t: (t.row["dataset"], t.row["codec"], t.row["bpp"] or 0, t.row["seed"]))
+    return order
+
+
+def _section(name: str, trials: list[_Trial], card: DatasetCard | None) -> dict:
+    """A dataset: its images, and its points with the numbers of each image."""
+    crops = {trial.name: store.read_table(trial.files.crops).to_pylist() for trial in trials}
+    widest = max(crops.values(), key=len)
+    limit = name.partition("@")[2]
+    title = (card.title if card and card.title else name) + (f", first {limit} images" if limit else "")
+    points = []
+    for trial in trials:
+        by_image = {crop["image"]: crop for crop in crops[trial.name] if crop["status"] == "ok"}
+        rows = [by_image.get(crop["image"], {}) for crop in widest]
+        points.append(
+            {
+                "name": trial.name,
+                **{k: trial.row[k] for k in ("codec", "point", "status", "note", "seed", "device")},
+                **{k: trial.row[k] for k in ("fid_label", "fid_protocol")},
+                "ids": {k: trial.row.get(k) for k in set(IDENTITIES.values())},
+                "values": {k: value for k, value in trial.row.items() if _is_number(value) and k != "seed"},
+                "intervals": {},
+                "crops": {column: [_rounded(row.get(column)) for row in rows] for column in CROP_COLUMNS},
+                "failed": [f"{crop['name']}: {crop['error']}" for crop in crops[trial.name] if crop["status"] != "ok"],
+                "pictures": False,
+                "reason": "",
+                "differs": 0,
+                "pull": None,
+                "options": _options(trial.metadata),
+                "keys": {k: trial.metadata.get(k) for k in ("dataset_sha256", "stream_key", "trial_key", "inception")},
+            }
+        )
+    return {
+        "id": name,
+        "title": title,
+        "licence": card.licence if card else "",
+        "note": card.note if card else "",
+        "images": [{k: crop[k] for k in ("name", "width", "height")} for crop in widest],
+        "points": points,
+        "pictures": 0,
+        "loss_db": None,
+        "no_pictures": "",
+        "patches": None,
+        "ranked": "fid" if any(trial.row["fid"] is not None for trial in trials) else "fd_mini",
+    }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _rounded(value: object) -> float | None:
+    return float(f"{value:.6g}") if _is_number(value) else None
+
+
+def _options(metadata: dict) -> dict:
+    point = next(p for p in metadata["card"]["points"] if p["id"] == metadata["point"])
+    return {"options": point["options"], "weights": {w["file"]: w["sha256"] for w in point["weights"]}}
+
+
+def _shared(sections: list[dict], trials: list[_Trial]) -> list[dict]:
+    """Environments of the runs, each once; every point is given the number of its own."""
+    found: list[dict] = []
+    for point, trial in zip((p for s in sections for p in s["points"]), trials, strict=True):
+        environment = {name: trial.metadata.get(name) for name in ENVIRONMENT}
+        if environment not in found:
+            found.append(environment)
+        point["environment"] = found.index(environment)
+    return found
+
+
+def _codec(codec: str, ink: Ink, card: CodecCard | None, table: pd.DataFrame) -> dict:
+    titles = table.loc[table["codec"] == codec, "title"]
+    dash = "solid" if ink.style.dash == "solid" else ",".join(f"{4 * part:g}px" for part in ink.style.dash[1])
+    return {
+        "title": titles.iloc[0] or codec,
+        "kind": table.loc[table["codec"] == codec, "kind"].iloc[0],
+        "colour": ink.colour,
+        "symbol": SYMBOLS[ink.marker],
+        "dash": dash,
+        "width": ink.style.width,
+        "settings": card.settings if card else "",
+        "paper": card.paper if card else "",
+    }
+
+
+def _figure(card: FigureCard) -> dict:
+    return {name: getattr(card, name) for name in ("id", "title", "x", "y", "x_log", "y_log", "dataset", "note")}
+
+
+def _metrics(table: pd.DataFrame) -> dict:
+    """Every numeric column: what it is (results/README.md), how its axis is titled, what it is checked against."""
+    meanings = _meanings()
+    columns = [c for c in table.columns if c != "seed" and table[c].map(_is_number).any()]
+    document = {}
+    for column in columns:
+        own = METRICS.get(column)
+        document[column] = {
+            "title": own.title if own else column,
+            "name": own.name if own else column,
+            "direction": own.direction if own else None,
+            "reference": own.reference if own else None,
+            "year": own.year if own else None,
+            "module": own.module if own else None,
+            "top": own.range[1] if own and own.direction == "higher" else None,
+            **meanings.get(column, {"unit": "", "meaning": ""}),
+        }
+    return document
+
+
+def _meanings() -> dict[str, dict[str, str]]:
+    """Unit and meaning of every column, as results/README.md tables them."""
+    found = {}
+    text = (bundled_root() / "results" / "README.md").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        if line.startswith("| `") and len(cells) >= 3:
+            for column in re.findall(r"`(\w+)`", cells[0]):
+                found.setdefault(column, {"unit": cells[1], "meaning": cells[-1].replace("`", "")})
+    return found
+
+
+# ---- pictures and what needs them
+
+
+class _Album:
+    """The pictures of a page, dataset by dataset: HTML elements, and notes on those that are missing or differ."""
+
+    def __init__(self, out: Path, choice: Choice, codecs: Mapping[str, CodecCard], data_root, cards, folders, progress):
+        self._out, self._choice, self._codecs, self._progress = out, choice, codecs, progress
+        self._place = {"data_root": data_root, "cards": cards, "folders": folders}
+        self.elements: list[str] = []
+        self.notes: list[str] = []
+
+    def add(self, index: int, section: dict, trials: list[_Trial], room: float) -> int:
+        """Embed pictures of a dataset while there is room; the bytes they take. Every point is told what became of it."""
+        name, count = section["id"], min(self._choice.images, len(section["images"]))
+        try:
+            dataset = pictures.originals(name, trials[0].metadata["dataset_sha256"], **self._place)
+            own = pictures.embed(pictures.load_originals(dataset, count), self._choice.quality)
+            if _size(own) > room or not own.webp:
+                raise Unavailable(
+                    f"no room for pictures in {self._choice.max_mb:g} MB" if own.webp else "none were asked for"
+                )
+        except Unavailable as error:
+            section["no_pictures"] = (
+                "they were not at hand, or had no room, when it was made"  # the error may name folders
+            )
+            self.notes.append(f"{name}: no pictures: {error}")
+            return 0
+        section["pictures"], section["loss_db"] = count, _rounded(own.loss_db)
+        used = (
+            _size(own) + 40 * sum(image["width"] * image["height"] for image in section["images"][:count]) // PATCH**2
+        )
+        self._embed(f"{index}-o", own)
+        order = _order(trials, self._choice.points)
+        self._progress.start(count * len(order), f"pictures of {name}")
+        for done, place in enumerate(order):
+            trial, point = trials[place], section["points"][place]
+            shown = self._decoded(trial, count)
+            pulls = None if shown.reason else _pull(self._out, trial, section)
+            added = _size(shown) + len(_json(pulls))
+            if not shown.reason and used + added > room:
+                limit = f"the file is limited to {self._choice.max_mb:g} MB"
+                for other in order[done:]:
+                    section["points"][other]["reason"] = limit
+                self.notes.append(
+                    f"{name}: {len(order) - done} of {len(order)} points without pictures: {limit} (--max-mb)"
+                )
+                break
+            point["reason"], point["pictures"], point["differs"] = shown.reason, not shown.reason, shown.differs
+            point["pull"] = pulls
+            self._embed(f"{index}-{place}", shown)
+            used += added
+            if shown.reason:
+                self.notes.append(f"{trial.name}: no pictures: {shown.reason}")
+            if shown.differs:
+                self.notes.append(f"{trial.name}: {shown.differs} pictures decode to other pixels than those measured")
+        for place in set(range(len(trials))) - set(order):
+            section["points"][place]["reason"] = "pictures of this point were not asked for"
+        return used
+
+    def _decoded(self, trial: _Trial, count: int) -> pictures.Pictures:
+        card = self._codecs.get(trial.row["codec"])
+        return pictures.decoded(
+            self._out, card, trial.metadata, trial.row, count, self._choice.quality, self._progress.advance
+        )
+
+    def _embed(self, prefix: str, shown: pictures.Pictures) -> None:
+        for number, data in shown.webp.items():
+            text = base64.b64encode(data).decode()
+            self.elements.append(f'<script type="text/plain" id="p-{prefix}-{number}">{text}</script>')
+
+
+def _size(shown: pictures.Pictures) -> int:
+    """Bytes that pictures take in the file."""
+    return sum(4 * math.ceil(len(data) / 3) + 64 for data in shown.webp.values())
+
+
+def _order(trials: list[_Trial], limit: int | None) -> list[int]:
+    """Places of the trials whose pictures are wanted, those first that compare best."""
+    places: dict[str, list[int]] = {}
+    for place, trial in enumerate(trials):
+        if trial.row["bpp"]:
+            places.setdefault(trial.row["codec"], []).append(place)
+    rates = {codec: [trials[place].row["bpp"] for place in some] for codec, some in places.items()}
+    return [places[codec][i] for codec, i in pictures.worth_showing(rates, limit)]
+
+
+def _pull(out: Path, trial: _Trial, section: dict) -> list[float] | None:
+    """Pull of every patch of the pictured images on the distance that the section ranks by; None without features."""
+    files = trial.files.files(section["ranked"])
+    if not files:
+        return None
+    own, reference = files
+    places = store.read_table(own, ["image", "top", "left"])
+    seen = np.array(places["image"]) < section["pictures"]
+    if not seen.any() or len(places) < 3:
+        return None
+    if section["patches"] is None:
+        section["patches"] = {name: np.array(places[name])[seen].tolist() for name in ("image", "top", "left")}
+    kept = out / "cache" / "pull" / f"{own.stem}-{reference.stem.rpartition('-')[2]}.npy"
+    if kept.exists():
+        values = np.load(kept)
+    else:
+        values = pull(uncertainty.features(reference)[0], uncertainty.features(own)[0])
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.save(kept, values)
+    return [float(f"{value:.4g}") for value in values[seen]]
+
+
+def _intervals(out: Path, trials: list[_Trial], section: dict, slow: bool, progress: "Progress") -> None:
+    """95 % intervals of every value that has them; slow: those that take minutes too."""
+    rows = pd.DataFrame([trial.row for trial in trials])
+    look_up = stored_intervals(out, slow)
+    for column in uncertainty.COLUMNS:
+        for point, (low, high) in zip(section["points"], look_up(rows, column).itertuples(index=False), strict=True):
+            if math.isfinite(low) and math.isfinite(high):
+                point["intervals"][column] = [_rounded(low), _rounded(high)]
+        progress.advance()

@@ -1,0 +1,1 @@
+"""Stored results: schema, files, published numbers."""

@@ -1,0 +1,131 @@
+"""What each decoder of stage 2 is trained for. All share one network, one start, the same crops; here they differ.
+
+| objective | predicts | loss |
+| --- | --- | --- |
+| hfd | v of the diffused residual | squared error of v; times uniform on the cosine schedule (Hoogeboom et al. 2023) |
+| hfd-rf | the same v, read as the straight path's velocity | squared error of r - e; times uniform on that path (Liu et al. 2022) |
+| hfd-plus | v, latents seen | hfd's, and the squared error of v's fine detail; ours: the paper's HFD+ was not at hand |
+| dirac | v, read as the residual | squared error of r (Ghouse et al. 2023, "DIRAC") |
+| hific | the residual, in one evaluation | squared error, perceptual, GAN on latents (Mentzer et al. 2020, arXiv:2006.09965) |
+| po-elic | the residual, in one evaluation | Charbonnier, perceptual, style, hinge PatchGAN (He et al. 2022, "PO-ELIC") |
+
+With z = alpha r + sigma e and an error d of v: the error of r is -sigma d, that of the velocity r - e is -(sigma + alpha) d.
+
+Conventions: crops as `Batch`; a pass is (name of the network it trains, function of the batch -> scalar loss, numbers to log).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hfdbench.hfd.decoder import recolour
+from hfdbench.hfd.sampling import LOG_SNR_LIMIT, Schedule, alpha_sigma
+from hfdbench.training.adversaries import Discriminator, Perceptual, distance, style
+
+
+@dataclass(frozen=True)
+class Batch:
+    """image, reconstruction: N x 3 x H x W in [0, 1]; rate: N; latents: N x C x H/16 x W/16; t: N in [0, 1]; noise like image."""
+
+    image: Tensor
+    reconstruction: Tensor
+    rate: Tensor
+    latents: Tensor
+    t: Tensor
+    noise: Tensor
+
+
+Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
+DIFFUSION = ("hfd", "hfd-rf", "hfd-plus", "dirac")
+ADVERSARIAL = ("hific", "po-elic")
+OBJECTIVES = DIFFUSION + ADVERSARIAL
+
+# Weights of the losses of GAN decoders, in whitened residuals and normalised features: ours, in the proportions of the papers'
+# terms at the start of training.
+HIFIC = {"squared": 0.3, "perceptual": 1.0, "adversarial": 0.15}
+PO_ELIC = {"charbonnier": 0.15, "perceptual": 1.0, "style": 1.0, "adversarial": 0.15}
+DETAIL = 1.0  # hfd-plus: weight of the squared error of v's fine detail
+
+
+def whitened(model: nn.Module, batch: Batch) -> Tensor:
+    return recolour(torch.linalg.inv(model.root[batch.rate]), batch.image - batch.reconstruction)
+
+
+def diffusion(model: nn.Module, objective: str, schedule: Schedule) -> Loss:
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        log_snr = schedule.log_snr(batch.t).float()
+        alpha, sigma = (value[:, None, None, None] for value in alpha_sigma(log_snr))
+        r = whitened(model, batch)
+        z = alpha * r + sigma * batch.noise
+        latents = batch.latents if model.config.latents else None
+        error = model(z, batch.reconstruction, log_snr, batch.rate, latents) - (alpha * batch.noise - sigma * r)
+        losses = error.square().mean((1, 2, 3))
+        said = {"v": losses.mean()}
+        if objective == "hfd-rf":
+            losses = losses * (alpha + sigma).flatten().square()
+        elif objective == "dirac":
+            losses = losses * sigma.flatten().square()
+        elif objective == "hfd-plus":
+            detail = fine(error).square().mean((1, 2, 3))
+            losses, said = losses + DETAIL * detail, said | {"detail": detail.mean()}
+        return losses.mean(), said
+
+    return loss
+
+
+def fine(x: Tensor) -> Tensor:
+    """What a 3x3 binomial blur takes away, N x C x H x W."""
+    line = torch.tensor([0.25, 0.5, 0.25], device=x.device)
+    kernel = (line[:, None] * line)[None, None].expand(x.shape[1], 1, 3, 3)
+    return x - F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=x.shape[1])
+
+
+def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The residual in one evaluation, from no noise at the schedule's noisiest end; and the image."""
+    nothing = torch.zeros_like(batch.image)
+    log_snr = torch.full((len(nothing),), -LOG_SNR_LIMIT, device=nothing.device)
+    latents = batch.latents if model.config.latents else None
+    r = -model(nothing, batch.reconstruction, log_snr, batch.rate, latents)
+    return r, batch.reconstruction + recolour(model.root[batch.rate], r)
+
+
+def adversarial(
+    model: nn.Module, critic: nn.Module, perceptual: Perceptual, objective: str
+) -> Iterator[tuple[str, Loss]]:
+    """The generator's pass, then the discriminator's, on the image that the generator had just made."""
+    made: list[Tensor] = []
+
+    def generator(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        r, image = predict(model, batch)
+        made[:] = [image.detach()]
+        seen, real = perceptual(image), perceptual(batch.image)
+        logits = critic(image, batch.latents)
+        difference = r - whitened(model, batch)
+        if objective == "hific":
+            weights = HIFIC
+            terms = {"squared": difference.square().mean(), "adversarial": F.softplus(-logits).mean()}
+        else:
+            weights = PO_ELIC
+            terms = {
+                "charbonnier": (difference.square() + 1e-6).sqrt().mean(),
+                "style": style(seen, real),
+                "adversarial": -logits.mean(),
+            }
+        terms["perceptual"] = distance(seen, real)
+        return sum(weights[name] * term for name, term in terms.items()), terms
+
+    def discriminator(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        real, fake = critic(batch.image, batch.latents), critic(made.pop(), batch.latents)
+        bound = F.softplus if objective == "hific" else (lambda x: F.relu(1 + x))
+        loss = bound(-real).mean() + bound(fake).mean()
+        return loss, {"real": real.mean(), "fake": fake.mean()}
+
+    yield "model", generator
+    yield "critic", discriminator
+
+
+def make_critic(objective: str, latents: int) -> Discriminator:
+    return Discriminator(latents if objective == "hific" else 0)

@@ -1,0 +1,127 @@
+"""Training pairs of stage 2: a photograph's part, its stage-1 reconstruction, its latents. The autoencoder is frozen.
+
+Pairs are made once, from larger parts whose border is dropped, so that no pair shows what coding does at a picture's edge (HFD,
+arXiv:2305.18231, section 5.3: 640 pixels, of which a border of 64 is dropped).
+"""
+
+import hashlib
+import itertools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from hfdbench.hfd.autoencoder import Autoencoder
+from hfdbench.training.photos import Photos
+
+GRID = 16  # pixels per latent: crops start and end on it
+
+
+@dataclass(frozen=True)
+class Pair:
+    """pixels: uint8, H x W x 6, photograph and reconstruction; latents: float16, C x H/16 x W/16, unscaled; rate: index."""
+
+    pixels: np.ndarray
+    latents: np.ndarray
+    rate: int
+
+
+@torch.inference_mode()
+def make_pairs(
+    photos: Photos, autoencoder: Autoencoder, side: int, border: int, cache: Path, first: int = 0
+) -> list[Pair]:
+    """A part of each photograph, at most side x side pixels, at two of the rates, the rates taking turns.
+
+    Coded on the autoencoder's device. Kept in `cache`, named by data and weights, so that an interrupted start goes on.
+    first: index of the photograph to begin with. Processes that begin at different ones share the work: what is there is read.
+    Raises ValueError for fewer photographs than rates, or a border off the grid of 16.
+    """
+    if side % GRID or border % GRID:
+        raise ValueError(f"pair_side {side} and border {border} must be multiples of {GRID}")
+    rates, device = len(autoencoder.config.lambdas), autoencoder.log_gain.device
+    if len(photos.images) < rates:
+        raise ValueError(f"{len(photos.images)} photographs are too few for {rates} rates; give at least {rates}")
+    digest = hashlib.sha256(f"{photos.sha256} {side} {border}".encode())
+    for name, tensor in autoencoder.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    folder = cache / f"pairs-{digest.hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    count = len(photos.images)
+    pairs: list[list[Pair]] = [[] for _ in range(count)]
+    for turn in tqdm(range(count), desc="pairs", unit="photo", dynamic_ncols=True):
+        index = (first + turn) % count
+        photo = photos.images[index]
+        rng = np.random.default_rng((17, index))
+        height, width = (min(side, (length - 2 * border) // GRID * GRID) for length in photo.shape[:2])
+        top = rng.integers(photo.shape[0] - height - 2 * border + 1)
+        left = rng.integers(photo.shape[1] - width - 2 * border + 1)
+        part = photo[top : top + height + 2 * border, left : left + width + 2 * border]
+        for rate in sorted({index % rates, (index + rates // 2) % rates}):
+            path = folder / f"{index:06d}-{rate}.safetensors"
+            if not path.exists():
+                x = torch.from_numpy(np.array(part)).to(device).permute(2, 0, 1)[None].float() / 255
+                x_hat, y = autoencoder.reconstruct(x, torch.tensor([rate], device=device))
+                both = torch.cat([x, x_hat], 1)[0, :, border : border + height, border : border + width]
+                inner = (slice(border // GRID, (border + length) // GRID) for length in (height, width))
+                tensors = {
+                    "pixels": (both * 255).round().byte().permute(1, 2, 0).cpu().contiguous(),
+                    "latents": y[(0, slice(None), *inner)].half().cpu().contiguous(),
+                }
+                write_atomically(path, lambda temporary, tensors=tensors: save_file(tensors, temporary))
+            tensors = load_file(path)
+            pairs[index].append(Pair(tensors["pixels"].numpy(), tensors["latents"].numpy(), rate))
+    return list(itertools.chain.from_iterable(pairs))
+
+
+def crops(pairs: list[Pair], count: int, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Random crops on the grid, flipped at random: pixels (uint8, N x 6 x side x side), rate (N), latents (float16).
+
+    Large pairs are drawn more often.
+    """
+    sides = np.sqrt([pair.pixels.shape[0] * pair.pixels.shape[1] for pair in pairs])
+    picked = rng.choice(len(pairs), size=count, p=sides / sides.sum())
+    pixels, latents = [], []
+    for pair, (down, right, flip) in zip((pairs[k] for k in picked), rng.random((count, 3)), strict=True):
+        height, width = pair.pixels.shape[:2]
+        y, x = int(down * ((height - side) // GRID + 1)), int(right * ((width - side) // GRID + 1))
+        part = pair.pixels[y * GRID : y * GRID + side, x * GRID : x * GRID + side]
+        said = pair.latents[:, y : y + side // GRID, x : x + side // GRID]
+        if flip < 0.5:
+            part, said = part[:, ::-1], said[:, :, ::-1]
+        pixels.append(part)
+        latents.append(said)
+    rate = torch.tensor([pairs[k].rate for k in picked])
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), rate, torch.from_numpy(np.stack(latents))
+
+
+def residual_roots(pairs: list[Pair], rates: int) -> Tensor:
+    """Symmetric square root of the covariance of x - x_hat over its colours, in [0, 1] pixels: rates x 3 x 3."""
+    products, counts = np.zeros((rates, 3, 3)), np.zeros(rates)
+    for pair in pairs:
+        difference = (pair.pixels[..., :3].astype(np.float32) - pair.pixels[..., 3:]).reshape(-1, 3) / 255
+        products[pair.rate] += difference.T.astype(np.float64) @ difference
+        counts[pair.rate] += len(difference)
+    values, vectors = np.linalg.eigh(products / counts[:, None, None])
+    return torch.from_numpy((vectors * np.sqrt(values)[:, None]) @ vectors.transpose(0, 2, 1)).float()
+
+
+def write_atomically(path: Path, write) -> None:
+    """Let `write` fill a temporary neighbour, then rename it: the old file stays whole if anything fails.
+
+    Raises OSError saying so, for a full disk above all.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+        kept = "the one before it is intact" if path.exists() else "there was none before"
+        raise OSError(f"{path}: could not be written ({error}); {kept}; free disk space and run again") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,100 @@
+"""hfdbench compare: what is better on purpose is found better, equals are not, and what cannot be compared is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers_results import write_codec
+from typer.testing import CliRunner
+
+from hfdbench.analysis.bd import Curve, bd_rate
+from hfdbench.analysis.compare import compare
+from hfdbench.cli.app import app
+from hfdbench.errors import UsageError
+from hfdbench.results import store
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    write_codec(folder, "plain")
+    write_codec(folder, "twin", bpps=(0.12, 0.22, 0.42, 0.7))
+    write_codec(folder, "better", bpps=(0.12, 0.22, 0.42, 0.7), psnr_gain=0.5, noise_gain=0.8)
+    write_codec(folder, "realism", psnr_gain=-0.4, noise_gain=0.8, streams="plain")
+    write_codec(folder, "far", bpps=(3, 4, 6, 9))
+    write_codec(folder, "elsewhere", dataset="other")
+    return folder
+
+
+def test_a_better_codec_is_found_better_by_what_it_is_better(out):
+    found = compare(out, "better", "plain", draws=100)
+    assert set(found.points["verdict"]) == set(found.deltas["verdict"]) == {"better"}
+    assert set(found.points["by"]) == {"interpolated"}
+    psnr = found.points[found.points["metric"] == "psnr_db"]
+    assert len(psnr) == 4
+    assert ((psnr["lo"] < 0.5) & (psnr["hi"] > 0.5)).all()
+    assert (psnr["hi"] - psnr["lo"] < 0.4).all()  # pairing: the images themselves differ by several dB
+    deltas = found.deltas.set_index(["metric", "delta"])
+    rate = deltas.loc[("psnr_db", "bd_rate")]
+    assert rate["value"] == pytest.approx(100 * (2 ** (-0.5 / 3) - 1), abs=2)  # 3 dB for every doubling
+    assert rate["lo"] < rate["value"] < rate["hi"] < 0
+    assert deltas.loc[("fid", "bd_metric"), "value"] < -10
+
+
+def test_rows_are_those_of_the_stored_points(out):
+    found = compare(out, "better", "plain", draws=30)
+    points = store.points(out).set_index("codec")
+    sides = [points.loc[name].sort_values("bpp") for name in ("plain", "better")]
+    expected = bd_rate(*(Curve(side["bpp"], side["fid"]) for side in sides), log_value=True)
+    row = found.deltas.set_index(["metric", "delta"]).loc[("fid", "bd_rate")]
+    assert row["value"] == pytest.approx(100 * expected.value)
+    assert (row["overlap_a"], row["overlap_b"]) == (expected.share_of_test, expected.share_of_reference)
+    fid = found.points[found.points["metric"] == "fid"]
+    np.testing.assert_array_equal(fid["a"], sides[1]["fid"])
+    np.testing.assert_allclose(fid["gain"], fid["b"] - fid["a"])
+
+
+def test_a_twin_is_neither_better_nor_worse(out):
+    found = compare(out, "twin", "plain", metrics=["psnr_db"], draws=200)
+    assert list(found.points["verdict"]).count("open") >= 3
+    forth, back = found.deltas, compare(out, "plain", "twin", metrics=["psnr_db"], draws=200).deltas
+    np.testing.assert_allclose(forth.loc[1, ["value", "lo", "hi"]], -back.loc[1, ["value", "hi", "lo"]].astype(float))
+
+
+def test_shared_streams_are_compared_stream_by_stream(out):
+    found = compare(out, "realism", "plain", draws=100)
+    assert set(found.points["by"]) == {"shared streams"}
+    verdicts = found.points.groupby("metric")["verdict"].unique()
+    assert list(verdicts["psnr_db"]) == ["worse"] and list(verdicts["fid"]) == ["better"]
+    assert (found.points["lo"] <= found.points["gain"]).all() and (found.points["gain"] <= found.points["hi"]).all()
+
+
+def test_what_is_missing_is_said(out):
+    with pytest.raises(UsageError, match=r"the other's rates do not reach|cannot be compared"):
+        compare(out, "far", "plain", draws=20)
+    with pytest.raises(UsageError, match='no measured codec "bettter"; did you mean "better"'):
+        compare(out, "bettter", "plain")
+    with pytest.raises(UsageError, match="no dataset in common"):
+        compare(out, "elsewhere", "plain")
+    with pytest.raises(UsageError, match='"psnr"; did you mean "psnr_db"'):
+        compare(out, "better", "plain", metrics=["psnr"])
+    with pytest.raises(UsageError, match="no points yet"):
+        compare(out / "nothing", "better", "plain")
+
+
+def test_two_measurements_of_one_point_are_refused(tmp_path):
+    write_codec(tmp_path, "plain")
+    write_codec(tmp_path, "twin")
+    write_codec(tmp_path, "twin", seed=1)  # the same points under other keys: an older version's
+    with pytest.raises(UsageError, match=r"twin q1 on made is stored more than once \(twin-q1-made-"):
+        compare(tmp_path, "plain", "twin")
+
+
+def test_the_verb_prints_sentences_and_json(out):
+    arguments = ["compare", "better", "plain", "--metric", "psnr_db", "--draws", "50", "--out", str(out)]
+    printed = CliRunner().invoke(app, arguments).stdout
+    assert "better is better than plain by 0.5" in printed or "better is better than plain by 0.4" in printed
+    assert "BD-rate -" in printed
+    data = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert [row["point"] for row in data["points"]] == ["q1", "q2", "q3", "q4"]
+    assert {row["delta"] for row in data["deltas"]} == {"bd_rate", "bd_metric"}

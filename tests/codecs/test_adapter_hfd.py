@@ -1,0 +1,170 @@
+"""The codecs of the HFD family: any size, shared streams, seeds, ledger, and everything that is refused."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from helpers_hfd import SMALL, autoencoder, decoder, picture, write
+
+from hfdbench.cards.schema import CodecCard
+from hfdbench.codecs.hfd import HFD
+from hfdbench.codecs.protocol import load_codec
+from hfdbench.errors import CodecError, StreamError, Unavailable, UsageError
+from hfdbench.hfd import coding
+from hfdbench.hfd.container import Coded
+
+SAMPLING = {"steps": 2, "shift": 0.5, "tile": 64, "overlap": 16}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Weight files by name: an autoencoder's, decoders'."""
+    folder = tmp_path_factory.mktemp("weights")
+    return {
+        "ae": write(autoencoder(), folder / "ae.safetensors", "autoencoder"),
+        "other": write(autoencoder(seed=1), folder / "other.safetensors", "autoencoder"),
+        "hfd": write(decoder(), folder / "hfd.safetensors", "hfd"),
+        "plus": write(decoder(sum(SMALL.groups)), folder / "plus.safetensors", "hfd-plus"),
+        "hific": write(decoder(), folder / "hific.safetensors", "hific"),
+    }
+
+
+@pytest.fixture(scope="module")
+def mse(files):
+    return HFD([files["ae"]], rate=1)
+
+
+def sampled(files, name="hfd", **options):
+    sampling = {"solver": "once"} if name == "hific" else SAMPLING
+    return HFD([files["ae"], files[name]], rate=1, sampling=sampling | options)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (255, 257)], ids=lambda size: "x".join(map(str, size)))
+@pytest.mark.parametrize("name", ["mse", "plus"])
+def test_any_size_round_trips(files, mse, size, name):
+    codec = mse if name == "mse" else sampled(files, name, tile=512, steps=1)
+    image = picture(*size)
+    out = codec.decode(codec.encode(image), seed=3)
+    assert out.shape == image.shape and out.dtype == np.uint8
+
+
+def test_decoders_share_streams_and_seeds_decide(files, mse):
+    image = picture(64, 100)
+    stream = mse.encode(image)
+    for name in ("hfd", "plus", "hific"):
+        codec = sampled(files, name)
+        assert codec.encode(image) == stream
+        one, again, other = (codec.decode(stream, seed=seed) for seed in (1, 1, 2))
+        assert np.array_equal(one, again) and not np.array_equal(one, mse.decode(stream, seed=1))
+        assert np.array_equal(one, other) == (name == "hific")  # a predictor has nothing to draw
+
+
+def test_decode_gives_what_the_autoencoder_reconstructs(mse):
+    """In place and in colour, the repeated border cut off."""
+    image = picture(100, 130)
+    x = torch.from_numpy(np.pad(image, ((0, 28), (0, 62), (0, 0)), mode="edge")).permute(2, 0, 1)[None] / 255
+    told, _ = autoencoder().reconstruct(x, torch.tensor([1]))
+    decoded = mse.decode(mse.encode(image), seed=0)
+    difference = np.abs(told[0].permute(1, 2, 0).numpy()[:100, :130] * 255 - decoded)
+    assert difference.mean() < 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (100, 70), (130, 200)])
+def test_ledger_adds_up(mse, monkeypatch, size):
+    monkeypatch.setattr(coding, "SLICE", 64)
+    stream = mse.encode(picture(*size))
+    ledger = mse.ledger(stream)
+    assert sum(ledger.values()) == len(stream)
+    assert set(ledger) == {"header", "hyper-latents", "latents"} and min(ledger.values()) > 0
+    slices = -(-size[0] // 64) * -(-size[1] // 64)
+    assert ledger["header"] == 16 + 4 * (slices - 1)
+
+
+# Streams that are refused
+
+
+def test_every_flipped_byte_and_every_cut_is_refused(mse, monkeypatch):
+    monkeypatch.setattr(coding, "SLICE", 64)
+    stream = mse.encode(picture(70, 64))
+    for k in range(len(stream)):
+        damaged = bytearray(stream)
+        damaged[k] ^= 0x10
+        with pytest.raises(StreamError):
+            mse.decode(bytes(damaged), seed=0)
+        with pytest.raises(StreamError):
+            mse.decode(stream[:k], seed=0)
+    with pytest.raises(StreamError):
+        mse.decode(stream + b"\0", seed=0)
+
+
+def test_slices_that_do_not_fit_are_refused(mse, monkeypatch):
+    """A stream whose checksum is right but whose lengths lie."""
+    monkeypatch.setattr(coding, "SLICE", 64)
+    coded = Coded.unpack(mse.encode(picture(70, 64)))
+    lying = Coded(coded.model, coded.rate, 70, 64, b"\xff" + coded.payload[1:])
+    with pytest.raises(StreamError, match="inside a slice"):
+        mse.decode(lying.pack(), seed=0)
+
+
+def test_streams_of_other_models_rates_and_versions_are_refused(files, mse):
+    image = picture(64, 64)
+    stream = mse.encode(image)
+    with pytest.raises(StreamError, match=r"of model .* decode with the weights it was made with"):
+        mse.decode(HFD([files["other"]], rate=1).encode(image), seed=0)
+    with pytest.raises(StreamError, match="rate 0, this point decodes rate 1"):
+        mse.decode(HFD([files["ae"]], rate=0).encode(image), seed=0)
+    with pytest.raises(StreamError, match="magic"):
+        mse.decode(b"\xff\xd8\xff\xe0 a JPEG file", seed=0)
+    with pytest.raises(StreamError, match="version 9"):
+        mse.decode(b"HF\x09" + stream[3:], seed=0)
+
+
+def test_sizes_beyond_the_header_are_refused(mse):
+    with pytest.raises(CodecError, match="65535"):
+        mse.encode(np.zeros((65536, 1, 3), np.uint8))
+
+
+# Cards that do not fit
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "said"),
+    [
+        ([], {}, "0 weight files"),
+        (["ae", "hfd"], {}, "give both or neither"),
+        (["ae"], {"sampling": SAMPLING}, "give both or neither"),
+        (["ae"], {"rate": 2}, "rate 2 is not one of 0 to 1"),
+        (["hfd"], {}, r"hfd\.safetensors.*not weights of this model"),
+        (["ae", "ae"], {"sampling": SAMPLING}, r"ae\.safetensors.*not weights of this model"),
+        (["ae", "hfd"], {"sampling": {"stpes": 3}}, 'unknown option "stpes"'),
+        (["ae", "hfd"], {"sampling": {"steps": 0}}, "steps 0"),
+        (["ae", "hfd"], {"sampling": {"solver": "once"}}, "a solver that samples"),
+        (["ae", "hific"], {"sampling": SAMPLING}, 'solver "once"'),
+    ],
+)
+def test_cards_that_do_not_fit_are_refused(files, weights, options, said):
+    with pytest.raises(UsageError, match=said):
+        HFD([files[name] for name in weights], **{"rate": 0} | options)
+
+
+def card(files, digest):
+    return CodecCard(
+        id="tiny",
+        kind="autoencoder",
+        adapter="hfdbench.codecs.hfd:HFD",
+        weights=[{"file": "ae.safetensors", "sha256": digest}],
+        points=[{"id": "q1", "options": {"rate": 0}}, {"id": "q9", "options": {"rate": 9}}],
+        source=files["ae"].parent / "tiny.toml",
+    )
+
+
+def test_weights_are_those_of_the_card(files, tmp_path):
+    digest = hashlib.sha256(files["ae"].read_bytes()).hexdigest()
+    assert load_codec(card(files, digest), "q1").encode(picture(64, 64)).startswith(b"HF")
+    with pytest.raises(UsageError, match=r"sha256 of ae\.safetensors differs .*restore the file or fix the card"):
+        load_codec(card(files, "0" * 64), "q1")
+    with pytest.raises(Unavailable, match=r"ae\.safetensors is missing"):
+        load_codec(card({"ae": tmp_path / "ae.safetensors"}, digest), "q1")
+    with pytest.raises(UsageError, match=r'tiny\.toml: point "q9": rate 9 is not one of 0 to 1'):
+        load_codec(card(files, digest), "q9")

@@ -1,0 +1,45 @@
+"""The repository's own results: what README's figure and the claims table are drawn from."""
+
+from pathlib import Path
+
+import pytest
+
+from hfdbench.analysis import claims
+from hfdbench.cards.schema import CodecCard, find_cards
+from hfdbench.results import store
+
+GOLDEN = Path(__file__).parents[2] / "results" / "golden" / "kodak"
+DECODERS = ("elic-mse", "elic-grain", "hfd", "hfd-rf", "hfd-plus", "hfd-fast", "hific", "po-elic", "dirac")
+
+
+def test_every_decoder_is_there_on_the_streams_of_elic_mse():
+    points = store.points(GOLDEN).query("dataset == 'kodak' and status == 'ok'")
+    rates = points[points.codec == "elic-mse"].set_index("point")["bytes"]
+    assert len(rates) == 5
+    for codec in DECODERS:
+        mine = points[points.codec == codec]
+        assert len(mine) == 5, codec
+        assert all(row.bytes == rates[row.point] for row in mine.itertuples()), codec
+
+
+def test_golden_points_are_of_the_bundled_weights():
+    """A card whose weights or sampling changed makes these numbers those of another codec."""
+    cards = find_cards(CodecCard)
+    for path in sorted((GOLDEN / "points").glob("*-kodak-*.parquet")):
+        row = store.read_table(path).to_pylist()[0]
+        if row["codec"] in DECODERS:
+            assert row["network_evaluations"] == cards[row["codec"]].point(row["point"]).network_evaluations
+
+
+def test_claims_print_from_stored_results():
+    verdicts = claims.claims(GOLDEN, "kodak", "kodak@8")
+    assert [verdict.number for verdict in verdicts] == list(range(1, 10))
+    for verdict in verdicts[:7]:  # the eighth needs the pictures
+        assert len(verdict.numbers) > 1 and "[" in verdict.numbers[0], verdict
+    assert "(3) HOLDS" in claims.render(verdicts)
+
+
+def test_fd_mini_ranks_the_golden_points_as_fid_does():
+    points = store.points(GOLDEN).query("dataset == 'kodak'").dropna(subset=["fd_mini", "fid"])
+    assert len(points) >= 20
+    assert points["fid"].corr(points["fd_mini"], method="spearman") == pytest.approx(1, abs=0.1)

@@ -1,0 +1,629 @@
+"""HFD's training: photographs, pairs, recipes, every objective, and that stopping, damage and full disks lose nothing."""
+
+import contextlib
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers_hfd import SMALL, autoencoder, decoder, picture, write
+from helpers_metrics import random_weights
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hfdbench.cards.schema import bundled_root
+from hfdbench.hfd.decoder import Sampling
+from hfdbench.hfd.sampling import Schedule, alpha_sigma
+from hfdbench.hfd.weights import load_into, read_autoencoder, read_decoder
+from hfdbench.training import loop as training
+from hfdbench.training import objectives, pairs, photos
+from hfdbench.training.adversaries import Perceptual, distance, read_perceptual, style
+
+NETWORK = {"widths": [8, 16], "blocks": [1, 1], "embedding": 16}
+STAGE_1 = {name: list(getattr(SMALL, name)) for name in ("widths", "groups", "lambdas")} | {"hyper": 8, "context": 16}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eight pictures, one damaged, one too small."""
+    place = tmp_path_factory.mktemp("photos")
+    for k in range(8):
+        Image.fromarray(picture(130, 160, seed=k)).save(place / f"{k}.png")
+    (place / "broken.jpg").write_bytes(b"\xff\xd8 not a photograph")
+    Image.new("RGB", (20, 200)).save(place / "narrow.png")
+    return place
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return photos.read_photos(folder, 64)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def inception(tmp_path_factory):
+    return random_weights(tmp_path_factory.mktemp("weights") / "inception.pth")
+
+
+def recipe(objective, **values):
+    stage_1 = objective == "autoencoder"
+    small = dict(steps=4, batch=2, crop=64, warmup=2, bf16=False, pair_side=64, border=32)
+    return training.Recipe(objective, **small | {"model": STAGE_1 if stage_1 else NETWORK} | values)
+
+
+@pytest.fixture(scope="module")
+def make_task(data, cache, inception):
+    """Task of a recipe; its pairs are made once for all tests."""
+
+    def make(wanted, **options):
+        if wanted.objective == "autoencoder":
+            return training.AutoencoderTask(wanted, data, **options)
+        perceptual = inception if wanted.objective in objectives.ADVERSARIAL else None
+        return training.DecoderTask(wanted, data, autoencoder(), cache, perceptual=perceptual, **options)
+
+    return make
+
+
+# Photographs and pairs
+
+
+def test_photos_leaves_out_what_it_cannot_use(folder, data, tmp_path):
+    assert data.names == tuple(f"{k}.png" for k in range(8))
+    assert set(data.left_out) == {"broken.jpg", "narrow.png"}
+    assert photos.read_photos(folder, 64).sha256 == data.sha256
+    with pytest.raises(ValueError, match=r"no picture to train on \(0 left out"):
+        photos.read_photos(tmp_path, 64)
+    with pytest.raises(ValueError, match=r"no picture to train on \(10 left out as damaged or under 500 pixels"):
+        photos.read_photos(folder, 500)
+
+
+def test_pairs_show_the_photograph_its_reconstruction_and_its_latents(data, tmp_path):
+    model = autoencoder()
+    made = pairs.make_pairs(data, model, 64, 32, tmp_path)
+    assert len(made) == 16 and {pair.rate for pair in made} == {0, 1}  # each photograph at two rates
+    for pair, photo in zip(made[::2], data.images, strict=True):
+        original, coded = pair.pixels[..., :3], pair.pixels[..., 3:]
+        assert pair.pixels.shape == (64, 64, 6) and pair.latents.shape == (SMALL.latents, 4, 4)
+        places = np.lib.stride_tricks.sliding_window_view(photo, (64, 64), (0, 1)).transpose(0, 1, 3, 4, 2)
+        top, left = np.argwhere((places == original).all((2, 3, 4)))[0]
+        part = torch.from_numpy(photo[top - 32 : top + 96, left - 32 : left + 96].copy())
+        told, latents = model.reconstruct(part.permute(2, 0, 1)[None] / 255, torch.tensor([pair.rate]))
+        inner = (told[0, :, 32:96, 32:96] * 255).round().permute(1, 2, 0).numpy()
+        assert np.array_equal(inner, coded)
+        assert np.allclose(latents[0, :, 2:6, 2:6], pair.latents, atol=1e-2)
+    (place,) = tmp_path.iterdir()
+    before = {path: path.stat().st_mtime_ns for path in place.iterdir()}
+    pairs.make_pairs(data, model, 64, 32, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in place.iterdir()} == before  # made once
+    pairs.make_pairs(data, autoencoder(seed=1), 64, 32, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2  # another model's are others
+
+
+def test_processes_that_begin_elsewhere_share_the_pairs(data, tmp_path, monkeypatch):
+    """One that begins at another photograph goes on from there; the pairs are the same ones in the same order."""
+    one = pairs.make_pairs(data, autoencoder(), 64, 32, tmp_path / "one")
+    written, write = [], pairs.write_atomically
+    monkeypatch.setattr(pairs, "write_atomically", lambda path, how: written.append(path) or write(path, how))
+    other = pairs.make_pairs(data, autoencoder(), 64, 32, tmp_path / "other", first=5)
+    for a, b in zip(one, other, strict=True):
+        assert a.rate == b.rate and np.array_equal(a.pixels, b.pixels) and np.array_equal(a.latents, b.latents)
+    assert [int(path.name[:6]) for path in written[::2]] == [5, 6, 7, 0, 1, 2, 3, 4]
+
+
+def test_crops_of_latents_lie_where_the_pixels_do():
+    """Latents that are their place's mean: so are the crops', flipped ones too."""
+    grey = np.random.default_rng(0).integers(0, 256, (6, 8), dtype=np.uint8)
+    pair = pairs.Pair(grey.repeat(16, 0).repeat(16, 1)[..., None].repeat(6, 2), grey[None].astype(np.float16), 1)
+    pixels, rate, latents = pairs.crops([pair], 20, 32, np.random.default_rng(1))
+    image, reconstruction = pixels.float().chunk(2, 1)
+    assert torch.equal(image, reconstruction) and rate.tolist() == [1] * 20
+    assert torch.equal(nn.functional.avg_pool2d(image, 16)[:, :1], latents.float())
+    assert len(torch.unique(latents, dim=0)) > 5
+
+
+def test_residual_roots_whiten(data, tmp_path):
+    made = pairs.make_pairs(data, autoencoder(), 64, 32, tmp_path)
+    roots = pairs.residual_roots(made, 2)
+    for rate in (0, 1):
+        parts = [pair.pixels.reshape(-1, 6).astype(float) / 255 for pair in made if pair.rate == rate]
+        residual = np.concatenate([part[:, :3] - part[:, 3:] for part in parts])
+        white = residual @ np.linalg.inv(roots[rate].double().numpy()).T
+        assert np.allclose(white.T @ white / len(white), np.eye(3), atol=1e-3)
+        assert torch.allclose(roots[rate], roots[rate].T)
+
+
+def test_pairs_say_what_they_lack(data, tmp_path):
+    with pytest.raises(ValueError, match="multiples of 16"):
+        pairs.make_pairs(data, autoencoder(), 64, 10, tmp_path)
+    with pytest.raises(ValueError, match="1 photographs are too few for 2 rates"):
+        pairs.make_pairs(replace(data, images=data.images[:1]), autoencoder(), 64, 32, tmp_path)
+
+
+# Losses
+
+
+class Off(nn.Module):
+    """Knows v of a batch and errs by d."""
+
+    def __init__(self, batch, schedule, d):
+        super().__init__()
+        self.config = decoder().config
+        self.root = decoder().root
+        alpha, sigma = (x.float()[:, None, None, None] for x in alpha_sigma(schedule.log_snr(batch.t)))
+        self.truth = alpha * batch.noise - sigma * objectives.whitened(self, batch)
+        self.d = d
+
+    def forward(self, z, reconstruction, log_snr, rate, latents=None):
+        self.z = z
+        return self.truth + self.d
+
+
+def random_batch():
+    generator = torch.Generator().manual_seed(0)
+    image, reconstruction = torch.rand(2, 5, 3, 16, 16, generator=generator)
+    noise = torch.randn(5, 3, 16, 16, generator=generator)
+    t = torch.tensor([0.05, 0.3, 0.5, 0.7, 0.95], dtype=torch.float64)
+    return objectives.Batch(image, reconstruction, torch.tensor([0, 1, 0, 1, 0]), torch.zeros(5, 4, 1, 1), t, noise)
+
+
+@pytest.mark.parametrize("objective", objectives.DIFFUSION)
+@pytest.mark.parametrize("path", ["cosine", "linear"])
+def test_losses_are_the_squared_errors_they_are_called(objective, path):
+    """Of v, of the flow's velocity r - e, of r: each computed anew from what the network said and what was so."""
+    batch, schedule = random_batch(), Schedule(path)
+    d = torch.randn(batch.image.shape, generator=torch.Generator().manual_seed(1))
+    model = Off(batch, schedule, d)
+    loss, _ = objectives.diffusion(model, objective, schedule)(batch)
+    alpha, sigma = (x.float()[:, None, None, None] for x in alpha_sigma(schedule.log_snr(batch.t)))
+    r = objectives.whitened(model, batch)
+    assert torch.allclose(model.z, alpha * r + sigma * batch.noise, atol=1e-6)
+    said = model.truth + d
+    said_r, said_noise = alpha * model.z - sigma * said, sigma * model.z + alpha * said
+    expected = {
+        "hfd": (d,),
+        "hfd-rf": ((said_r - said_noise) - (r - batch.noise),),
+        "dirac": (said_r - r,),
+        "hfd-plus": (d, objectives.fine(d)),
+    }[objective]
+    assert loss.item() == pytest.approx(sum(error.square().mean().item() for error in expected), rel=1e-4)
+    assert torch.allclose(said_r - r, -sigma * d, atol=1e-4)
+    assert torch.allclose((said_r - said_noise) - (r - batch.noise), -(sigma + alpha) * d, atol=1e-4)
+
+
+def test_fine_detail_is_what_a_blur_takes_away():
+    assert objectives.fine(torch.full((1, 3, 8, 8), 2.0)).abs().max() < 1e-6
+    stripes = torch.tensor([1.0, -1.0]).repeat(4).expand(1, 3, 8, 8)
+    assert torch.allclose(objectives.fine(stripes)[..., 1:-1], stripes[..., 1:-1])
+
+
+def test_prediction_adds_the_residual_in_colour():
+    batch = random_batch()
+    model = decoder()
+    r, image = objectives.predict(model, batch)
+    expected = batch.reconstruction + torch.einsum("nij,njhw->nihw", model.root[batch.rate], r)
+    assert torch.allclose(image, expected, atol=1e-6)
+    pixels = (batch.reconstruction[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    sampled = model.sample(pixels, 0, 0, Sampling(solver="once"))  # what training sees is what decoding makes
+    batch = replace(batch, reconstruction=torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)
+    one = objectives.Batch(*(value[:1] for value in vars(batch).values()))
+    made = (objectives.predict(model, one)[1].clamp(0, 1) * 255).round()[0].permute(1, 2, 0)
+    assert np.abs(made.numpy() - sampled).max() <= 1
+
+
+def test_perceptual_distances_are_zero_for_equals_alone(inception):
+    net = read_perceptual("inception", inception)
+    assert isinstance(net.train(), Perceptual) and not net.training  # batch norms never learn
+    image, other = torch.rand(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    a, b = net(image), net(other)
+    assert [x.shape[1] for x in a] == [64, 192, 288]
+    for x in a:
+        assert torch.allclose(x.square().mean(1), torch.ones(()), atol=1e-3)
+    for measure in (distance, style):
+        assert measure(a, a) == 0 and measure(a, b) > 0
+    image = image.requires_grad_()
+    distance(net(image), b).backward()
+    assert image.grad.abs().max() > 0 and all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize(("network", "said"), [("vgg19", "is unknown"), ("alexnet", "not weights of alexnet")])
+def test_perceptual_networks_that_are_not_here_are_refused(inception, network, said):
+    with pytest.raises(ValueError, match=said):
+        read_perceptual(network, inception)
+
+
+# Training
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("objective", ["autoencoder", *objectives.OBJECTIVES])
+def test_every_objective_trains(make_task, data, tmp_path, objective):
+    wanted = recipe(objective, ema=0.5, batch=4)
+    task = make_task(wanted)
+    before = {name: value.clone() for name, value in task.model.state_dict().items()}
+    weights = training.train(task, tmp_path)
+    assert weights == tmp_path / "weights.safetensors"
+    said = lines(tmp_path)[-1]
+    assert said["step"] == 4 and all(math.isfinite(value) for value in said.values())
+    gan = objective in objectives.ADVERSARIAL
+    assert gan == ("critic_loss" in said)
+    model = (read_autoencoder if objective == "autoencoder" else read_decoder)(weights)
+    assert model.metadata == {
+        "objective": objective,
+        "config": json.dumps(training.asdict(task.model.config)),
+        "recipe": json.dumps(training.asdict(wanted)),
+        "data_sha256": data.sha256,
+        "photographs": "8",
+        "steps": "4",
+        "torch": torch.__version__,
+    }
+    kept, saved = load_file(weights), torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert set(saved["modules"]) == ({"model", "critic"} if gan else {"model"})
+    moved = [name for name in before if not torch.equal(saved["average"][name], before[name])]
+    assert len(moved) > len(before) / 4
+    for name in moved:  # what is kept is the average, which lags behind
+        if name.startswith("spatial_context"):  # masked on use, after the checkpoint
+            continue
+        assert torch.allclose(kept[name].float(), saved["average"][name].float(), rtol=1e-3, atol=1e-4), name
+    assert any(not torch.equal(saved["average"][name], saved["modules"]["model"][name]) for name in moved)
+    rows = 2 if objective == "autoencoder" else 3
+    assert Image.open(tmp_path / "samples.png").size == (6 * 64, rows * 64)
+    assert Image.open(tmp_path / "loss.png").size[0] > 200
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("objective", objectives.OBJECTIVES)
+def test_sample_grids_show_what_the_decoder_makes(make_task, objective):
+    """Predictions at once where that is the objective; else samples, which noise has shaped."""
+    task = make_task(recipe(objective))
+    torch.manual_seed(0)
+    nn.init.normal_(task.model.eval().network.leave.weight, std=0.1)  # a new network says nothing
+    batch = task.batch(*task.draw(2, np.random.default_rng(0)))
+    original, reconstruction, made = task.samples(batch)
+    assert torch.equal(original, batch.image) and torch.equal(reconstruction, batch.reconstruction)
+    with torch.no_grad():
+        predicted = objectives.predict(task.model, batch)[1].clamp(0, 1)
+    assert (predicted - reconstruction).abs().max() * 255 > 2
+    error = (made - predicted).abs().max() * 255
+    assert error <= 0.51 if objective in objectives.ADVERSARIAL else error > 2
+
+
+def test_plus_alone_sees_latents(make_task):
+    for objective in objectives.OBJECTIVES:
+        assert make_task(recipe(objective)).model.config.latents == (SMALL.latents if objective == "hfd-plus" else 0)
+
+
+def test_training_learns(make_task, tmp_path, monkeypatch):
+    """v is predicted better than by nothing, whose error is about 1."""
+    monkeypatch.setattr(training, "LOG_EVERY", 20)
+    training.train(make_task(recipe("hfd", steps=80, learning_rate=4e-3, batch=4)), tmp_path)
+    first, *_, last = (line["loss"] for line in lines(tmp_path))
+    assert last < 0.85 * first < 1
+
+
+def equal(a, b):
+    a, b = load_file(a), load_file(b)
+    return all(torch.equal(a[name], b[name]) for name in a.keys() | b.keys())
+
+
+@pytest.mark.parametrize("objective", ["autoencoder", "hfd-plus", "hific"])
+def test_stopped_and_resumed_equals_undisturbed(make_task, tmp_path, objective):
+    wanted = recipe(objective, steps=3)
+    whole = training.train(make_task(wanted), tmp_path / "whole")
+    for _ in range(2):  # each run is over after a step
+        assert training.train(make_task(wanted), tmp_path / "parts", stop_after_s=0.0) is None
+    assert not (tmp_path / "parts" / "weights.safetensors").exists()
+    assert equal(whole, training.train(make_task(wanted), tmp_path / "parts"))
+    assert lines(tmp_path / "parts")[-1]["step"] == 3
+    assert equal(whole, training.train(make_task(wanted), tmp_path / "parts"))  # once more: nothing is left to do
+
+
+def test_seeds_decide(make_task, tmp_path):
+    one, again, other = (
+        training.train(make_task(recipe("hfd", steps=2, seed=seed)), tmp_path / f"{k}")
+        for k, seed in enumerate((1, 1, 2))
+    )
+    assert equal(one, again) and not equal(one, other)
+
+
+def test_bfloat16_trains(make_task, tmp_path):
+    fabric = training.Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")  # also where it is slow
+    assert training.train(make_task(recipe("hfd", steps=2)), tmp_path, fabric)
+    assert math.isfinite(lines(tmp_path)[-1]["loss"])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_is_for_machines_with_kernels(monkeypatch, fast):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert training.make_fabric("cpu", 1, bf16=True)._precision.precision == ("bf16-mixed" if fast else "32-true")
+    assert training.make_fabric("cpu", 1, bf16=False)._precision.precision == "32-true"
+
+
+@pytest.mark.parametrize("objective", objectives.OBJECTIVES)
+def test_losses_keep_to_their_device(make_task, objective):
+    """On tensors that claim to be on a GPU and hold nothing: torch refuses any operation that mixes them with the CPU's.
+
+    Not stage 1's: CompressAI's bottleneck reads a value back, and there is none.
+    """
+    task = make_task(recipe(objective))
+    drawn = task.draw(2, np.random.default_rng(0))
+    fabric = SimpleNamespace(device=torch.device("cuda"), autocast=contextlib.nullcontext)
+    networks = list(task.modules.values())
+    if objective in objectives.ADVERSARIAL:
+        networks.append(task.perceptual)
+        task.perceptual.to = lambda *_, **__: task.perceptual  # it is moved below
+    with FakeTensorMode() as fake:
+        for part in (part for network in networks for part in network.modules()):
+            for tensors in (part._parameters, part._buffers):
+                tensors |= {name: fake.from_tensor(x).to("cuda") for name, x in tensors.items() if x is not None}
+        batch = task.batch(*(fake.from_tensor(x).to("cuda") for x in drawn))
+        for _, loss_of in task.passes(task.modules, fabric):
+            loss, said = loss_of(batch)
+            assert {value.device.type for value in (loss, *said.values())} == {"cuda"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("objective", ["autoencoder", *objectives.OBJECTIVES])
+def test_every_objective_trains_on_a_gpu(make_task, tmp_path, objective):
+    fabric = training.make_fabric("cuda", 1, bf16=True)
+    assert training.train(make_task(recipe(objective)), tmp_path, fabric)
+    assert math.isfinite(lines(tmp_path)[-1]["loss"])
+
+
+def test_a_decoder_goes_on_from_another(make_task, tmp_path):
+    """hfd-plus from hfd: its layer of latents starts at zero, all else where the other ended."""
+    first = training.train(make_task(recipe("hfd", steps=2)), tmp_path / "hfd")
+    task = make_task(recipe("hfd-plus", steps=2), init=first)
+    trained, started = read_decoder(first).module.state_dict(), task.model.state_dict()
+    latents = {"network.latents.weight", "network.latents.bias"}
+    assert set(started) - set(trained) == latents and all(started[name].abs().max() == 0 for name in latents)
+    assert all(torch.equal(started[name], trained[name]) for name in trained if name != "root")
+    assert training.train(task, tmp_path / "plus")
+    with pytest.raises(ValueError, match="do not fit the model"):
+        make_task(recipe("hfd"), init=tmp_path / "plus" / "weights.safetensors")
+    with pytest.raises(ValueError, match="do not fit the model"):
+        load_into(autoencoder(), first)
+
+
+# What goes wrong
+
+
+@pytest.fixture
+def stopped(make_task, tmp_path):
+    """A folder with the checkpoint of an hfd of four steps, stopped after one."""
+    assert training.train(make_task(recipe("hfd")), tmp_path / "run", stop_after_s=0.0) is None
+    return tmp_path / "run"
+
+
+def test_another_recipe_or_other_data_is_refused(make_task, data, stopped):
+    for task in (make_task(recipe("hfd", steps=5)), make_task(recipe("dirac"))):
+        with pytest.raises(ValueError, match=r"made by another recipe or other data; choose another --out"):
+            training.train(task, stopped)
+    task = make_task(recipe("hfd"))
+    task.data = replace(data, sha256="0" * 64)
+    with pytest.raises(ValueError, match="other data"):
+        training.train(task, stopped)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text"])
+def test_damaged_checkpoints_are_refused(make_task, stopped, damage):
+    path = stopped / "checkpoint.pt"
+    whole = path.read_bytes()
+    damaged = {"cut": whole[: len(whole) // 2], "flipped": b"\0" + whole[1:], "empty": b"", "text": b"weights"}[damage]
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: not a checkpoint of hfdbench .* delete it"):
+        training.train(make_task(recipe("hfd")), stopped)
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_hfd_training import recipe
+from helpers_hfd import autoencoder
+from hfdbench.hfd import photos, training
+data, cache, out, limit = (Path(a) for a in sys.argv[2:])
+task = training.DecoderTask(recipe("hfd"), photos.read_photos(data, 64), autoencoder(), cache)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(str(limit)), int(str(limit))))
+try:
+    training.train(task, out)
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
+def test_a_full_disk_leaves_the_last_checkpoint(make_task, folder, cache, stopped):
+    """No file may grow beyond half a checkpoint: writing the next one fails for real, and the last one resumes."""
+    checkpoint = stopped / "checkpoint.pt"
+    good = checkpoint.read_bytes()
+    arguments = [Path(__file__).parents[1], folder, cache, stopped, str(len(good) // 2)]
+    said = subprocess.run([sys.executable, "-c", FULL, *arguments], capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"{checkpoint}: could not be written"), said
+    assert "the one before it is intact; free disk space and run again" in said
+    assert checkpoint.read_bytes() == good
+    assert not [path for path in stopped.iterdir() if path.name.startswith(".")]
+    assert training.train(make_task(recipe("hfd")), stopped)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_while_logging_leaves_the_last_checkpoint(make_task, stopped):
+    good = (stopped / "checkpoint.pt").read_bytes()
+    (stopped / "log.jsonl").unlink(missing_ok=True)
+    (stopped / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"log\.jsonl: could not be written .*last checkpoint is intact; free disk space"):
+        training.train(make_task(recipe("hfd")), stopped)
+    assert (stopped / "checkpoint.pt").read_bytes() == good
+
+
+def test_files_that_cannot_be_written_leave_the_old_ones(tmp_path):
+    """safetensors and torch have errors of their own for what the system refuses: here there is no such folder."""
+    with pytest.raises(OSError, match=r"w\.safetensors: could not be written .*none before; free disk space"):
+        pairs.write_atomically(tmp_path / "no" / "w.safetensors", lambda path: save_file({"a": torch.ones(1)}, path))
+    with pytest.raises(OSError, match=r"c\.pt: could not be written .*none before"):
+        pairs.write_atomically(tmp_path / "no" / "c.pt", lambda path: torch.save({}, path))
+
+
+TWO = """
+import hashlib, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_hfd_training import recipe
+from helpers_hfd import autoencoder
+from hfdbench.hfd import photos, training
+data, cache, inception, out = (Path(a) for a in sys.argv[2:])
+fabric = training.make_fabric("cpu", 2, False)
+fabric.launch()
+found = photos.read_photos(data, 64)
+for objective in ("autoencoder", "hfd-plus", "hific"):
+    wanted = recipe(objective, steps=2, batch=4)
+    if objective == "autoencoder":
+        task = training.AutoencoderTask(wanted, found)
+    else:
+        task = training.DecoderTask(wanted, found, autoencoder(), cache, perceptual=inception)
+    weights = training.train(task, out / objective, fabric)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(task.model.state_dict().items()):
+        if name.startswith("spatial_context"):  # masked on use, and only the first process draws samples
+            continue
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    (out / f"{objective}-{fabric.global_rank}").write_text(digest.hexdigest())
+"""
+
+
+def test_two_processes_train_one_model(folder, cache, inception, tmp_path):
+    """Through Fabric, as on many devices: both end with the same weights, each having seen crops of its own."""
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    arguments = [sys.executable, script, Path(__file__).parents[1], folder, cache, inception, tmp_path]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for objective in ("autoencoder", "hfd-plus", "hific"):
+        digests = [(tmp_path / f"{objective}-{rank}").read_text() for rank in (0, 1)]
+        assert digests[0] == digests[1]
+        assert (tmp_path / objective / "weights.safetensors").exists()
+
+
+# Recipes
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("steps = 1", '"objective" is missing'),
+        ('objective = "hfd"', '"steps" is missing'),
+        ('objective = "hfd"\nsteps = 1\nlerning_rate = 1', 'unknown key "lerning_rate"'),
+        ('objective = "gan"\nsteps = 1', '"gan" is unknown; use autoencoder, hfd'),
+        ('objective = "hfd"\nsteps = 1\ncrop = 100', "multiple of 64"),
+        ('objective = "hfd"\nsteps = "1"', "must be of type int"),
+        ('objective = "hfd"\nsteps = 0', "at least 1"),
+        ('objective = "hfd"\nsteps = 1\n[model]\nlatents = 4', 'unknown key "latents" in'),
+        ('objective = "hfd"\nsteps = 1\n[model]\ngroups = [4]', 'unknown key "groups" in'),
+        ("objective = ", "not a readable recipe"),
+    ],
+)
+def test_recipes_say_what_is_wrong(tmp_path, text, said):
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        training.Recipe.read(path)
+
+
+RECIPES = sorted((bundled_root() / "codecs" / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_bundled_recipes_can_be_read(path):
+    wanted = training.Recipe.read(path)
+    assert wanted.objective == {"elic": "autoencoder", "hfd-paper": "hfd"}.get(path.stem, path.stem)
+    assert training.learning_rate(wanted, wanted.warmup) == pytest.approx(wanted.learning_rate)
+    assert training.learning_rate(wanted, wanted.steps) == pytest.approx(wanted.learning_rate / 50)
+
+
+def test_every_objective_has_a_recipe():
+    assert {training.Recipe.read(path).objective for path in RECIPES} == {"autoencoder", *objectives.OBJECTIVES}
+
+
+def test_rivals_share_everything_but_the_objective():
+    """The comparison of decoders: same data, same budget, same network, same seed."""
+    rivals = [training.Recipe.read(path) for path in RECIPES if path.stem not in ("elic", "hfd-paper")]
+    assert len({json.dumps(training.asdict(replace(wanted, objective="", stored=""))) for wanted in rivals}) == 1
+
+
+# From a recipe, as the command does
+
+
+@pytest.fixture(scope="module")
+def recipe_files(tmp_path_factory):
+    """Tiny recipes and stage-1 weights, by name."""
+    place = tmp_path_factory.mktemp("recipes")
+    common = "steps = 2\nbatch = 2\ncrop = 64\nwarmup = 1\nbf16 = false\npair_side = 64\nborder = 32\n"
+    network = "[model]\nwidths = [8, 16]\nblocks = [1, 1]\nembedding = 16\n"
+    for objective in ("hfd", "hific"):
+        (place / f"{objective}.toml").write_text(f'objective = "{objective}"\n{common}{network}')
+    model = "".join(f"{name} = {value}\n" for name, value in STAGE_1.items())
+    (place / "elic.toml").write_text(f'objective = "autoencoder"\n{common}[model]\n{model}')
+    write(autoencoder(), place / "ae.safetensors", "autoencoder")
+    return place
+
+
+def test_train_recipe_leaves_a_record(recipe_files, folder, cache, tmp_path):
+    out = tmp_path / "out"
+    first = recipe_files / "ae.safetensors"
+    made = training.train_recipe(
+        str(recipe_files / "hfd.toml"), folder, out, autoencoder=first, pair_cache=cache, device="cpu"
+    )
+    assert made == out / "weights.safetensors"
+    assert (out / "data.txt").read_text().splitlines() == [f"{k}.png" for k in range(8)]
+    said = (out / "train.log").read_text()
+    assert "8 photographs" in said and "2 left out" in said and "narrow.png: left out" in said
+    assert not list(out.glob("pairs-*"))
+
+
+def test_the_record_says_when_bfloat16_is_not_used(recipe_files, folder, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    wanted = (recipe_files / "hfd.toml").read_text().replace("bf16 = false", "bf16 = true")
+    (tmp_path / "hfd.toml").write_text(wanted)
+    first = recipe_files / "ae.safetensors"
+    training.train_recipe(str(tmp_path / "hfd.toml"), folder, tmp_path / "out", autoencoder=first, pair_cache=cache)
+    assert "training in float32" in (tmp_path / "out" / "train.log").read_text()
+
+
+def test_a_dry_run_keeps_nothing(recipe_files, folder, tmp_path, capsys):
+    for name, options in (("elic", {}), ("hfd", {"autoencoder": recipe_files / "ae.safetensors"})):
+        out = tmp_path / "out"
+        assert training.train_recipe(str(recipe_files / f"{name}.toml"), folder, out, dry_run=True, **options) is None
+        assert not out.exists()
+        assert f"{name}: model of" in capsys.readouterr().out
+
+
+def test_train_recipe_says_what_is_missing(recipe_files, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with pytest.raises(ValueError, match="--autoencoder"):
+        training.train_recipe(str(recipe_files / "hfd.toml"), folder, tmp_path / "out")
+    with pytest.raises(ValueError, match="no such folder"):
+        training.train_recipe(str(recipe_files / "elic.toml"), tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(ValueError, match="no picture to train on"):
+        training.train_recipe(str(recipe_files / "elic.toml"), tmp_path, tmp_path / "out")
+    (tmp_path / "data").mkdir()
+    with pytest.raises(ValueError, match=r"perceptual loss has no network.*--perceptual FILE"):
+        training.train_recipe(
+            str(recipe_files / "hific.toml"), folder, tmp_path / "out",
+            autoencoder=recipe_files / "ae.safetensors", data_root=tmp_path / "data",
+        )  # fmt: skip
