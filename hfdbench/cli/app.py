@@ -134,8 +134,8 @@ def run(
     cards: Cards = None,
 ) -> None:
     """Encode, decode, measure: what is measured already is not measured again."""
-    from hfdbench.pipeline import run as pipeline
     from hfdbench.cards.schema import CodecCard, choose
+    from hfdbench.pipeline import run as pipeline
     from hfdbench.pipeline.plan import Request
 
     request = Request(
@@ -178,9 +178,9 @@ def match(
     """Solve a classical codec's quality for another's bytes, write the card of that, and measure it."""
     from dataclasses import replace
 
-    from hfdbench.pipeline import run as pipeline
     from hfdbench.cards.schema import CodecCard, choose, read_card
     from hfdbench.pipeline import match as matching
+    from hfdbench.pipeline import run as pipeline
     from hfdbench.pipeline.plan import Request
 
     known = dict(
@@ -475,8 +475,8 @@ def claims(
     cards: Cards = None,
 ) -> None:
     """Try the claims of HFD's paper on stored results: numbers, intervals, verdicts."""
-    from hfdbench.pipeline import run as pipeline
     from hfdbench.analysis import claims as trial
+    from hfdbench.pipeline import run as pipeline
 
     if run:
         known = dict(out=out, workers=workers, inception=inception, data_root=data_root, cards=tuple(cards or ()))
