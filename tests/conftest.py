@@ -6,6 +6,16 @@ from pathlib import Path
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz-budget", type=int, default=1, help="How many times as many random inputs (default 1).")
+
+
+@pytest.fixture(scope="session")
+def fuzz_budget(request: pytest.FixtureRequest) -> int:
+    """Factor on the number of random inputs of a fuzz test."""
+    return request.config.getoption("--fuzz-budget")
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of images and weights; the test is skipped where HFDBENCH_DATA names none."""
