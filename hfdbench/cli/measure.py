@@ -1,0 +1,192 @@
+"""Commands that measure: run, score, match."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hfdbench.cli.options import (
+    Cards,
+    DataRoot,
+    Device,
+    DeviceOption,
+    Features,
+    Inception,
+    Metrics,
+    Out,
+    Weights,
+    Workers,
+)
+from hfdbench.cli.terminal import Bar, chosen, tell
+from hfdbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from hfdbench.pipeline.plan import Request
+
+
+def run(
+    codec: Annotated[list[str], typer.Option("--codec", help="Codec id; may be given several times.")],
+    dataset: Annotated[
+        list[str], typer.Option("--dataset", help="Dataset id or folder:PATH; may be given several times.")
+    ],
+    point: Annotated[list[str] | None, typer.Option("--point", help="Only these points.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first N images, as a set of its own.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of decoders that sample.")] = 0,
+    out: Out = Path("results"),
+    device: DeviceOption = Device.auto,
+    workers: Workers = 1,
+    timeout_s: Annotated[float | None, typer.Option("--timeout-s", help="Seconds that one image may take.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    inception: Inception = None,
+    feature: Features = None,
+    metric: Metrics = None,
+    weights: Weights = None,
+    data_root: DataRoot = None,
+    cards: Cards = None,
+) -> None:
+    """Encode, decode and measure. What is measured already is skipped; a stopped run continues."""
+    from hfdbench.cards.schema import CodecCard, choose
+    from hfdbench.pipeline import run as pipeline
+    from hfdbench.pipeline.plan import Request
+
+    request = Request(
+        codecs=tuple(choose(CodecCard, codec, cards or ())),
+        datasets=tuple(dataset),
+        out=out,
+        points=tuple(point or ()),
+        limit=limit,
+        seed=seed,
+        device=chosen(device),
+        workers=workers,
+        timeout_s=timeout_s,
+        inception=inception,
+        features=tuple(feature or ()),
+        data_root=data_root,
+        cards=tuple(cards or ()),
+        dry_run=dry_run,
+        metrics=tuple(metric or ()),
+        weights=files(weights),
+    )
+    with Bar() as progress:
+        summary = pipeline.run(request, progress)
+    tell([summary])
+
+
+def score(
+    codec: Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", help="Only these; a folder:PATH must be given.")
+    ] = None,
+    out: Out = Path("results"),
+    workers: Workers = 1,
+    inception: Inception = None,
+    feature: Features = None,
+    metric: Metrics = None,
+    weights: Weights = None,
+    data_root: DataRoot = None,
+    cards: Cards = None,
+) -> None:
+    """Add metrics to stored trials. Decodes their streams again: FID once Inception's weights are there, --feature, --metric."""
+    from dataclasses import replace
+
+    from hfdbench.pipeline import run as pipeline
+
+    asked = {"features": tuple(feature or ()), "metrics": tuple(metric or ()), "weights": files(weights)}
+    with Bar() as progress:
+        summaries = [
+            pipeline.score(replace(request, **asked), progress)
+            for request in stored_requests(out, codec or [], dataset or [], cards or [], workers, inception, data_root)
+        ]
+    tell(summaries)
+
+
+def match(
+    codec: Annotated[str, typer.Argument(help="Classical codec id.")],
+    to: Annotated[str, typer.Option("--to", help="Codec whose stored points it is to match in bytes.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Dataset id or folder:PATH.")],
+    point: Annotated[list[str] | None, typer.Option("--point", help="Only these points of the other.")] = None,
+    tolerance: Annotated[float, typer.Option("--tolerance", min=1e-4, help="Of the bytes, as a share.")] = 0.01,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N images.")] = None,
+    out: Out = Path("results"),
+    workers: Workers = 1,
+    inception: Inception = None,
+    data_root: DataRoot = None,
+    cards: Cards = None,
+) -> None:
+    """Measure a classical codec at another's bytes. Solves its quality for them and writes a card of the result."""
+    from dataclasses import replace
+
+    from hfdbench.cards.schema import CodecCard, choose, read_card
+    from hfdbench.pipeline import match as matching
+    from hfdbench.pipeline import run as pipeline
+    from hfdbench.pipeline.plan import Request
+
+    known = dict(
+        out=out, limit=limit, workers=workers, inception=inception, data_root=data_root, cards=tuple(cards or ())
+    )
+    request = Request(tuple(choose(CodecCard, [codec], cards or ())), (dataset,), points=tuple(point or ()), **known)
+    with Bar() as progress:
+        matched = matching.match(request, to, progress, tolerance)
+        print(f"{matched.card}", file=sys.stderr)
+        for name, reason in matched.left_out:
+            print(f"no match for {to} {name}: {reason}", file=sys.stderr)
+        solved = replace(request, codecs=(read_card(matched.card, CodecCard),), points=())
+        summary = pipeline.run(solved, progress)
+    tell([summary])
+
+
+def files(weights: list[str] | None) -> tuple[tuple[str, Path], ...]:
+    """Pairs of METRIC=PATH. Raises UsageError for anything else."""
+    pairs = [text.partition("=") for text in weights or ()]
+    for name, equals, path in pairs:
+        if not (name and equals and path):
+            raise UsageError(f"--weights {name}{equals}{path}: must be METRIC=PATH, as lpips=alexnet-owt-7be5be79.pth")
+    return tuple((name, Path(path)) for name, _, path in pairs)
+
+
+def stored_requests(out: Path, codecs, datasets, cards, workers, inception, data_root) -> "list[Request]":
+    """The requests that made the stored points, one per limit, seed and device."""
+    from hfdbench.cards.schema import CodecCard, choose, find_cards
+    from hfdbench.pipeline.plan import Request
+    from hfdbench.results import store
+
+    points = store.points(out)
+    known = points["codec"].isin(find_cards(CodecCard, cards))
+    if not known.all():  # of claims' variants, say, or of cards in another folder
+        strangers = ", ".join(sorted(set(points.loc[~known, "codec"])))
+        print(f"left out: {strangers}; they have no card here, name its folder with --cards", file=sys.stderr)
+        points = points[known]
+    if codecs:
+        points = points[points["codec"].isin([card.id for card in choose(CodecCard, codecs, cards)])]
+    found = points["dataset"].str.extract("(?P<name>[^@]*)@?(?P<limit>.*)")
+    points = points.assign(name=found["name"], limit=found["limit"])
+    folders = [spec for spec in datasets if spec.startswith("folder:")]
+    wanted = points["name"].isin(datasets) if datasets else ~points["name"].str.startswith("folder-")
+    unnamed = sorted(set(points.loc[points["name"].str.startswith("folder-"), "name"]))
+    if unnamed and not folders:
+        print(f"left out: {', '.join(unnamed)}; name their folders with --dataset folder:PATH", file=sys.stderr)
+    requests = []
+    wanted |= points["name"].str.startswith("folder-") & bool(folders)
+    for (limit, seed, device), group in points[wanted].groupby(["limit", "seed", "device"]):
+        places = sorted(name for name in set(group["name"]) if not name.startswith("folder-"))
+        requests.append(
+            Request(
+                codecs=tuple(choose(CodecCard, sorted(set(group["codec"])), cards)),
+                datasets=(*places, *folders),
+                out=out,
+                points=tuple(sorted(set(group["point"]))),
+                limit=int(limit) if limit else None,
+                seed=int(seed),
+                device=device,
+                workers=workers,
+                inception=inception,
+                data_root=data_root,
+                cards=tuple(cards),
+            )
+        )
+    if not requests:
+        raise UsageError(f"{out}: no stored point fits; hfdbench show lists what is there")
+    return requests

@@ -1,0 +1,59 @@
+"""Options that several commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Form(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+    markdown = "markdown"
+    latex = "latex"
+
+
+class Thing(StrEnum):
+    codecs = "codecs"
+    datasets = "datasets"
+    figures = "figures"
+    published = "published"
+
+
+class Exchange(StrEnum):
+    codec_compare = "codec-compare"
+    compressai = "compressai"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Cards = Annotated[
+    list[Path] | None, typer.Option("--cards", help="A further folder with codecs/, datasets/ or reports/.")
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder of results.")]
+DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", help="Folder of datasets [HFDBENCH_DATA, else the user cache].")
+]
+Inception = Annotated[Path | None, typer.Option("--inception", help="Inception weights for FID (.pth).")]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option("--metric", help="Measure lpips, dists, ssimulacra2 or butteraugli too; may be given several times."),
+]
+Weights = Annotated[
+    list[str] | None, typer.Option("--weights", help="METRIC=PATH: the file of weights (or program) of a --metric.")
+]
+Features = Annotated[
+    list[str] | None,
+    typer.Option("--feature", help="dinov2 or clip: a further Fréchet distance; NAME=FILE gives its weights."),
+]
+DeviceOption = Annotated[
+    Device, typer.Option("--device", help="Where networks run; auto takes a GPU when there is one.")
+]
+Workers = Annotated[int, typer.Option("--workers", help="Images coded at once, each in processes of its own.")]
+JSON = Annotated[bool, typer.Option("--json", help="Same as --format json.")]

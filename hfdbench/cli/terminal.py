@@ -1,0 +1,98 @@
+"""What commands print: progress and notes on stderr, results on stdout."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from hfdbench.cli.options import Device
+from hfdbench.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from tqdm import tqdm
+
+    from hfdbench.pipeline.run import Summary
+
+
+def filtered(points: "pd.DataFrame", codecs: list[str] | None, datasets: list[str] | None) -> "pd.DataFrame":
+    """Rows of these codecs and datasets. Raises UsageError for one that has no rows."""
+    from hfdbench.errors import unknown
+
+    for column, names in (("codec", codecs), ("dataset", datasets)):
+        for name in names or ():
+            if name not in set(points[column]):
+                raise unknown(f"result of {column}", name, set(points[column]))
+        if names:
+            points = points[points[column].isin(names)]
+    return points
+
+
+def chosen(device: Device) -> str:
+    if device is Device.cpu:
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device is Device.cuda:
+        raise UsageError("--device cuda: torch sees no GPU; use --device cpu")
+    return "cpu"
+
+
+def complain(summaries: "list[Summary]") -> None:
+    """Say on stderr what was left out and what failed."""
+    for summary in summaries:
+        for label, reason in summary.skipped:
+            print(f"skipped {label}: {reason}", file=sys.stderr)
+        for label, errors in summary.failed:
+            for error in errors:
+                print(f"failed {label}: {error}", file=sys.stderr)
+
+
+def tell(summaries: "list[Summary]") -> None:
+    """Print the points on stdout, what was left out on stderr, and leave with the exit code."""
+    import pandas as pd
+
+    from hfdbench.report.tables import POINT_COLUMNS, render
+
+    complain(summaries)
+    for summary in summaries:
+        print(
+            f"{len(summary.done)} done, {len(summary.existing)} there already, "
+            f"{len(summary.skipped)} skipped, {len(summary.failed)} failed",
+            file=sys.stderr,
+        )
+    points = pd.concat([summary.points for summary in summaries])
+    if len(points):
+        print(render(points.sort_values(["dataset", "codec", "bpp"]), "table", POINT_COLUMNS), end="")
+    raise typer.Exit(max(summary.exit_code for summary in summaries))
+
+
+class Bar:
+    """Progress on stderr: images done, rate, time left."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def start(self, total: int, what: str) -> None:
+        from tqdm import tqdm
+
+        self.__exit__()
+        self._bar = tqdm(total=total, desc=what, unit="image", dynamic_ncols=True, leave=False)
+
+    def advance(self, n: int = 1) -> None:
+        if self._bar is not None:
+            self._bar.update(n)
+
+    def note(self, text: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
