@@ -99,3 +99,11 @@ def write_codec(
         }
         table = pa.Table.from_pylist([row], store.POINTS)
         store.write_table(out / "points" / f"{name}.parquet", table, run | keys)
+
+
+def edited(out: Path, table: str, change) -> None:
+    """Change every file of a table: metadata or rows."""
+    for path in (out / table).glob("*.parquet"):
+        rows, meta = change(store.read_table(path).to_pandas(), store.read_metadata(path))
+        schema = {"points": store.POINTS, "crops": store.CROPS}[table]
+        store.write_table(path, pa.Table.from_pandas(rows, schema, preserve_index=False), meta)

@@ -12,9 +12,8 @@ are points of codecs named `hfd.shift-1` and the like, run by `hfdbench claims -
 images alone).
 """
 
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -307,20 +306,3 @@ def stored_pictures(out: Path, cards: dict[str, CodecCard], dataset):
         return Decoder(out, cards[trial.row["codec"]], metadata, dict(trial.row), len(dataset), lambda: None)
 
     return pictures
-
-
-def render(verdicts: list[Verdict], form: str = "table") -> str:
-    """table: text; markdown; json."""
-    if form == "json":
-        return json.dumps([asdict(verdict) for verdict in verdicts], indent=2) + "\n"
-    if form == "markdown":
-        head = "| | claim | verdict | numbers |\n| --- | --- | --- | --- |\n"
-        rows = (f"| {v.number} | {v.claim} | **{v.verdict}** | {'<br>'.join(v.numbers)} |\n" for v in verdicts)
-        return head + "".join(rows)
-    if form != "table":
-        raise UsageError(f"--format {form}: claims come as table, markdown or json")
-    blocks = []
-    for v in verdicts:
-        blocks.append(f"({v.number}) {v.verdict.upper():<15} {v.claim}")
-        blocks += [f"      {line}" for line in v.numbers]
-    return "\n".join(blocks) + "\n"

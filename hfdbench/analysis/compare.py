@@ -7,7 +7,6 @@ those of `metrics.bd`, A against B; a negative BD-rate is rate saved. Intervals:
 in each. `verdict` is "open" where the interval holds 0, null where there is none.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from hfdbench.analysis.bd import Curve, Delta, at_rate, bd_metric, bd_rate
 from hfdbench.analysis.intervals import Trial
 from hfdbench.errors import UsageError, unknown
 from hfdbench.metrics.registry import METRICS
-from hfdbench.report.tables import render
 from hfdbench.results import store
 
 DEFAULT = ("psnr_db", "fid")
@@ -42,44 +40,6 @@ class Comparison:
     points: pd.DataFrame
     deltas: pd.DataFrame
     notes: tuple[str, ...]
-
-    def text(self) -> str:
-        """Sentences, then the tables."""
-        head = f"{self.a} against {self.b} on {self.dataset}; {100 * self.level:g} % intervals, {self.draws} draws of images"
-        lines = [head, *(self._gain(row) for row in self.points.to_dict("records"))]
-        lines += [self._delta(row) for row in self.deltas.to_dict("records")]
-        tables = [render(frame) for frame in (self.points, self.deltas) if len(frame)]
-        return "\n".join([*lines, "", "\n".join(tables)])
-
-    def json(self) -> str:
-        """Everything, unrounded."""
-        head = {name: getattr(self, name) for name in ("a", "b", "dataset", "level", "draws", "notes")}
-        frames = {name: json.loads(render(getattr(self, name), "json")) for name in ("points", "deltas")}
-        return json.dumps(head | frames, indent=2, ensure_ascii=False) + "\n"
-
-    def _gain(self, row: dict) -> str:
-        what = "better" if row["gain"] > 0 else "worse"
-        unit = " ".join(filter(None, (UNITS.get(row["metric"]), METRICS[row["metric"]].name)))
-        return (
-            f"  at {row['bpp']:.4f} bpp {self.a} is {what} than {self.b} by {abs(row['gain']):.3g} {unit}"
-            f" {_interval(row, np.sign(row['gain']))}"
-        )
-
-    def _delta(self, row: dict) -> str:
-        name, low, high = METRICS[row["metric"]].name, row["low"], row["high"]
-        if row["delta"] == "bd_rate":
-            what = f"BD-rate {row['value']:+.1f} % for equal {name}, {low:.4g} to {high:.4g}"
-        else:
-            unit = f" {row['unit']}" if row["unit"] else ""
-            what = f"BD-{name} {row['value']:+.3g}{unit} at equal rate, {low:.4g} to {high:.4g} bpp"
-        return f"  {what} {_interval(row)}"
-
-
-def _interval(row: dict, sign: float = 1) -> str:
-    if np.isnan(row["lo"]):
-        return "(no interval)"
-    low, high = sorted((sign * row["lo"], sign * row["hi"]))
-    return f"[{low:.3g}, {high:.3g}]" + " (open)" * (row["verdict"] == "open")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ def gate(
     """Compare a run with a baseline. Exits with 1 when it is worse beyond chance and tolerance, 2 when they cannot be compared."""
     from hfdbench.analysis import gate
     from hfdbench.cards.schema import GateCard, choose
+    from hfdbench.report import gate_text
 
     if (against is None) == (accept is None):
         raise UsageError("give either --against BASELINE or --accept BASELINE")
@@ -33,7 +34,7 @@ def gate(
         print("\n".join(str(path) for path in gate.accept(run, accept, codec or ())))
         return
     report = gate.compare(run, against, choose(GateCard, [card], cards or ())[0], codec or ())
-    gate.tell(report, junit, markdown)
+    gate_text.tell(report, junit, markdown)
     raise typer.Exit(report.exit_code)
 
 

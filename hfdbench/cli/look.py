@@ -171,11 +171,12 @@ def compare(
 ) -> None:
     """Compare two codecs at equal rate. Prints differences with intervals, verdicts and BD-rates."""
     from hfdbench.analysis.compare import compare as compared
+    from hfdbench.report import compare_text
 
     result = compared(out, a, b, metrics=metric, dataset=dataset, level=level, draws=draws)
     for note in result.notes:
         print(note, file=sys.stderr)
-    print(result.json() if json else result.text(), end="")
+    print(compare_text.to_json(result) if json else compare_text.text(result), end="")
 
 
 def claims(
@@ -196,6 +197,7 @@ def claims(
     """Test the claims of HFD's paper. Prints numbers, intervals and verdicts."""
     from hfdbench.analysis import claims as trial
     from hfdbench.pipeline import run as pipeline
+    from hfdbench.report import claims_text
 
     if run:
         known = dict(out=out, workers=workers, inception=inception, data_root=data_root, cards=tuple(cards or ()))
@@ -203,4 +205,4 @@ def claims(
             for request in trial.requests(dataset, limit, device=chosen(device), **known):
                 complain([pipeline.run(request, progress)])
     verdicts = trial.from_stored(out, dataset, limit, metric, data_root, cards or ())
-    print(trial.render(verdicts, form.value), end="")
+    print(claims_text.render(verdicts, form.value), end="")

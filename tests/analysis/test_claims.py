@@ -12,6 +12,7 @@ from hfdbench.analysis import claims
 from hfdbench.analysis.claims import MANY, STEPS, VARIANTS, gap, radial_power
 from hfdbench.cards.schema import CodecCard, find_cards
 from hfdbench.errors import UsageError
+from hfdbench.report import claims_text
 
 DIFFUSION = {2: 1.3, 4: 1.1, 8: 0.9, 16: 0.75, 32: 0.5, MANY: 0.45}  # how far off features are, by steps
 FLOW = {2: 1.0, 4: 0.95, 8: 0.9, 16: 0.85, 32: 0.8}
@@ -200,10 +201,10 @@ def test_what_is_run_covers_what_is_asked(tmp_path):
 
 def test_rendering(out):
     found = claims.from_stored(out, "made", None, "fid", None, ())  # a dataset without a card: no pictures
-    text = claims.render(found)
+    text = claims_text.render(found)
     assert "(1) HOLDS" in text and "(5) DOES NOT HOLD" in text and "(8) UNDECIDED HERE" in text
-    assert [row["number"] for row in json.loads(claims.render(found, "json"))] == list(range(1, 10))
-    rows = claims.render(found, "markdown").splitlines()
+    assert [row["number"] for row in json.loads(claims_text.render(found, "json"))] == list(range(1, 10))
+    rows = claims_text.render(found, "markdown").splitlines()
     assert len(rows) == 11 and all(row.count(" | ") >= 3 for row in rows)
     with pytest.raises(UsageError, match="csv"):
-        claims.render(found, "csv")
+        claims_text.render(found, "csv")

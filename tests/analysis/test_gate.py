@@ -3,14 +3,12 @@
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from helpers_results import write_codec
+from helpers_results import edited, write_codec
 from PIL import Image
 
 from hfdbench.analysis import bootstrap, gate
@@ -21,6 +19,7 @@ from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution import influence
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import run
+from hfdbench.report import gate_text
 from hfdbench.results import store
 
 CARD = choose(GateCard, ["default"])[0]
@@ -65,7 +64,7 @@ def baseline(tmp_path_factory, photographs) -> Path:
 def test_unchanged_codec_passes_ten_times(baseline, photographs, tmp_path):
     for number in range(10):
         report = gate.compare(measured(tmp_path / str(number), photographs, quality=50), baseline, CARD)
-        assert report.exit_code == 0, gate.markdown(report)
+        assert report.exit_code == 0, gate_text.markdown(report)
         assert {c.metric for c in report.comparisons} == {"bpp", "psnr_db", "encode_s", "decode_s"}
         assert [c.change for c in report.comparisons if c.metric in ("bpp", "psnr_db")] == [0, 0]
 
@@ -110,7 +109,7 @@ def test_fid(tmp_path):
     report = gate.compare(made(tmp_path / "b", noise_gain=1.05), tmp_path / "baseline", CARD)
     assert {c.metric for c in report.worse} == {"fid", "fd_mini"} and len(report.worse) == 8
     assert gate.compare(tmp_path / "a", tmp_path / "b", CARD).exit_code == 0
-    assert "Better beyond tolerance" in gate.markdown(gate.compare(tmp_path / "a", tmp_path / "b", CARD))
+    assert "Better beyond tolerance" in gate_text.markdown(gate.compare(tmp_path / "a", tmp_path / "b", CARD))
 
 
 def test_interval_of_fid_is_that_of_the_full_bootstrap(tmp_path):
@@ -132,14 +131,6 @@ def test_interval_of_fid_is_that_of_the_full_bootstrap(tmp_path):
     linear = 32 * bootstrap.mean(pulls[1] - pulls[0], draws)
     found = bootstrap.interval(linear + difference - linear.mean())
     assert found == pytest.approx(expected, abs=0.15 * (expected[1] - expected[0]))
-
-
-def edited(out: Path, table: str, change) -> None:
-    """Change every file of a table: metadata or rows."""
-    for path in (out / table).glob("*.parquet"):
-        rows, meta = change(store.read_table(path).to_pandas(), store.read_metadata(path))
-        schema = {"points": store.POINTS, "crops": store.CROPS}[table]
-        store.write_table(path, pa.Table.from_pandas(rows, schema, preserve_index=False), meta)
 
 
 def test_loss_by_chance_passes(tmp_path):
@@ -177,7 +168,7 @@ def test_what_cannot_be_compared(tmp_path, table, change, told):
     edited(tmp_path / "b", table, change)
     report = gate.compare(tmp_path / "b", tmp_path / "baseline", CARD)
     assert report.exit_code == 2 and all(told in reason for reason in report.refused), report.refused
-    assert "cannot compare" in gate.markdown(report)
+    assert "cannot compare" in gate_text.markdown(report)
 
 
 def test_other_images_of_the_same_name_are_refused(tmp_path):
@@ -244,40 +235,6 @@ def test_accept_replaces_its_own_points_only(tmp_path):
     second = gate.accept(tmp_path / "b", tmp_path / "baseline")
     assert len(first) == 4 and len(second) == 1 and len(list((tmp_path / "baseline").iterdir())) == 5
     assert sum(path.stat().st_size for path in first) < 4 * 12_000  # small enough to commit
-
-
-# ---- what is said
-
-
-@pytest.fixture
-def refused(tmp_path) -> gate.Report:
-    """One metric worse, one point that cannot be compared."""
-    gate.accept(made(tmp_path / "a"), tmp_path / "baseline")
-    report = gate.compare(made(tmp_path / "b", bpps=(0.11, 0.2, 0.4), psnr_gain=-1.0), tmp_path / "baseline", CARD)
-    assert report.exit_code == 1 and len(report.refused) == 1
-    return report
-
-
-def test_summary_names_what_is_worse_and_the_worst_images(refused):
-    text = gate.markdown(refused)
-    worst = refused.worse[0]
-    row = next(line for line in text.splitlines() if line.startswith(f"| {worst.label} |"))
-    assert row.count("|") == 8 and all(name in row for name, _ in worst.worst)
-    assert "**failed**" in text and "made-q4-made: the run has no such point" in text
-
-
-def test_junit(refused):
-    suite = ElementTree.fromstring(gate.junit(refused))
-    assert int(suite.get("failures")) == len(refused.worse) and int(suite.get("errors")) == 1
-    assert int(suite.get("tests")) == len(refused.comparisons) + 1
-    assert "worst images" in suite.find("testcase/failure").text
-
-
-def test_annotations_escape_what_would_end_them(refused):
-    errors = [line for line in gate.annotations(refused) if line.startswith("::error title=made-q")]
-    assert len(errors) == len(refused.worse) + 1
-    strange = replace(refused, refused=("a,b: 5 %\nof it",))
-    assert "::error title=a%2Cb::5 %25%0Aof it" in gate.annotations(strange)
 
 
 def test_the_verb(tmp_path, photographs):

@@ -6,6 +6,7 @@ import pytest
 
 from hfdbench.analysis import claims
 from hfdbench.cards.schema import CodecCard, find_cards
+from hfdbench.report import claims_text
 from hfdbench.results import store
 
 GOLDEN = Path(__file__).parents[2] / "results" / "golden" / "kodak"
@@ -36,7 +37,7 @@ def test_claims_print_from_stored_results():
     assert [verdict.number for verdict in verdicts] == list(range(1, 10))
     for verdict in verdicts[:7]:  # the eighth needs the pictures
         assert len(verdict.numbers) > 1 and "[" in verdict.numbers[0], verdict
-    assert "(3) HOLDS" in claims.render(verdicts)
+    assert "(3) HOLDS" in claims_text.render(verdicts)
 
 
 def test_fd_mini_ranks_the_golden_points_as_fid_does():
