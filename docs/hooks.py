@@ -11,13 +11,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the site is of this checkout, wherever MkDocs is installed
 
-REPOSITORY_FILES = {"tables/results.md": "results/README.md", "changes.md": "CHANGELOG.md"}
-REPOSITORY_FILES["tables/published.md"] = "results/published/README.md"
+REPOSITORY_FILES = {
+    "tables/results.md": "results/README.md",
+    "tables/published.md": "results/published/README.md",
+    "changes.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
+}
 
 
 def pages() -> dict[str, str]:
     """Markdown of every generated page by its address in the site."""
-    made = {"tables/metrics.md": metrics(), "tables/codecs.md": codecs(), "tables/datasets.md": datasets()}
+    made = {
+        "tables/metrics.md": metrics(),
+        "tables/codecs.md": codecs(),
+        "tables/datasets.md": datasets(),
+        "tables/commands.md": commands(),
+    }
     return made | {page: moved(file, page) for page, file in REPOSITORY_FILES.items()}
 
 
@@ -89,6 +98,32 @@ def datasets() -> str:
     ]
     parts.append(table(head, rows))
     parts += [f"## {card.id}\n\n{card.note.strip() or card.title}" for card in cards]
+    return "\n\n".join(parts)
+
+
+def commands() -> str:
+    from typer.main import get_command
+
+    from hfdbench.cli.app import GROUPS, app
+
+    verbs = get_command(app).commands
+    parts = ["# Commands\n\nWritten from the code. `--help` after a command prints the same."]
+    for group, names in GROUPS.items():
+        parts.append(f"## {group}")
+        for name in names:
+            verb = verbs[name]
+            rows = []
+            for parameter in verb.params:
+                if parameter.name == "help":
+                    continue
+                shown = [*parameter.opts, *parameter.secondary_opts]
+                if parameter.param_type_name == "argument":
+                    shown = [parameter.name.upper()]
+                default = parameter.default
+                plain = "" if default in (None, False) or callable(default) else str(getattr(default, "value", default))
+                rows.append((", ".join(f"`{word}`" for word in shown), plain, getattr(parameter, "help", "") or ""))
+            parts.append(f"### hfdbench {name}\n\n{verb.help}")
+            parts.append(table(("argument or option", "default", "meaning"), rows))
     return "\n\n".join(parts)
 
 

@@ -1,1 +1,2 @@
+# pyright: basic
 """HFD itself: autoencoder, network, samplers, tiling. Knows nothing of the benchmark."""

@@ -1,3 +1,4 @@
+# pyright: basic
 """Stage 1: an ELIC-style autoencoder trained for mean squared error, one model for all its rates.
 
 Transforms and entropy model follow He et al. 2022 (ELIC, arXiv:2203.10886): strided 5x5 convolutions with residual

@@ -1,3 +1,4 @@
+# pyright: basic
 """Image to payload and back, part by part: memory that does not grow with the picture.
 
 A picture is coded in slices of at most 1024 x 1024 pixels, each a rANS stream of its own; one that fits a slice is one stream.

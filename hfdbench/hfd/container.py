@@ -1,3 +1,4 @@
+# pyright: basic
 """The file format of a coded image: a 16-byte header that says what it is, then the payload.
 
 | bytes | field |

@@ -1,3 +1,4 @@
+# pyright: basic
 """Stage 2: the photograph behind a stage-1 reconstruction, sampled or predicted at once.
 
 The residual is whitened over its colours: r = root^-1 (x - x_hat), with root the symmetric square root of the covariance of

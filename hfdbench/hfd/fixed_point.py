@@ -1,3 +1,4 @@
+# pyright: basic
 """Convolutions whose result does not depend on who computes them.
 
 An entropy decoder must rebuild the encoder's probabilities to the last bit; one differing unit in the last place and

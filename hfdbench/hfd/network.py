@@ -1,3 +1,4 @@
+# pyright: basic
 """A U-Net that sees the noisy residual beside the stage-1 reconstruction.
 
 Convolutional, without attention, normalised over channels at each pixel: nothing in it looks at the size of its input, so a

@@ -1,3 +1,4 @@
+# pyright: basic
 """Diffusion of the stage-1 residual: schedules and samplers.
 
 HFD (Hoogeboom et al. 2023, arXiv:2305.18231) samples the original given the autoencoder's reconstruction. Here the

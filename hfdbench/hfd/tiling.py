@@ -1,3 +1,4 @@
+# pyright: basic
 """Tiles: sample a picture of any size in memory that does not grow with it.
 
 A picture is divided into square cells. Every cell is sampled inside a window that reaches `overlap` pixels over its borders;

@@ -1,3 +1,4 @@
+# pyright: basic
 """Read models back from safetensors: tensors and the metadata that says how to build them."""
 
 import hashlib

@@ -1,1 +1,2 @@
+# pyright: basic
 """Training of HFD and its rivals."""

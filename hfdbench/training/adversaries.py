@@ -1,3 +1,4 @@
+# pyright: basic
 """What GAN decoders are trained against: discriminators, and the frozen network of the perceptual loss.
 
 Conventions: images N x 3 x H x W in [0, 1]; latents N x C x H/16 x W/16.

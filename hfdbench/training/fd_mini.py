@@ -1,3 +1,4 @@
+# pyright: basic
 """Teach fd_mini's network what Inception sees in photographs and in their coded versions.
 
     python -m hfdbench.metrics.distill prepare --data PHOTOS --inception WEIGHTS --out FOLDER

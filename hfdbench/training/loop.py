@@ -1,3 +1,4 @@
+# pyright: basic
 """Training of both stages from a folder of photographs: seeded, logged, resumable to the step.
 
 A recipe (TOML) says everything that shapes the result; it is stored with the weights, together with the hash of the data.

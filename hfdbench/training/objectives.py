@@ -1,3 +1,4 @@
+# pyright: basic
 """What each decoder of stage 2 is trained for. All share one network, one start, the same crops; here they differ.
 
 | objective | predicts | loss |

@@ -1,3 +1,4 @@
+# pyright: basic
 """Training pairs of stage 2: a photograph's part, its stage-1 reconstruction, its latents. The autoencoder is frozen.
 
 Pairs are made once, from larger parts whose border is dropped, so that no pair shows what coding does at a picture's edge (HFD,

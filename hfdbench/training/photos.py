@@ -1,3 +1,4 @@
+# pyright: basic
 """Training photographs: a folder of pictures as random crops, the same crops for the same seed and step."""
 
 import hashlib

@@ -1,3 +1,4 @@
+# pyright: basic
 """Pictures of a training: curves of its losses, a grid of samples."""
 
 import json
