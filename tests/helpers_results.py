@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from hfdbench.analysis import bootstrap
+from hfdbench.codecs.identity import key
 from hfdbench.metrics.distribution.kid import kid
-from hfdbench.pipeline.plan import key
 from hfdbench.results import store
 
 PATCHES = 4  # of an image

@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from hfdbench.analysis import bootstrap
+from hfdbench.codecs.identity import key
 from hfdbench.errors import UsageError, unknown
-from hfdbench.pipeline.plan import key
 from hfdbench.results import store
 
 METHOD = 1  # part of the cache's names: count it up when the numbers change

@@ -40,6 +40,9 @@ TAIL = 800  # characters of a program's output that an error keeps
 class Command:
     """A pair of programs. `hint` is the line that installs them; `suffix` is what they expect a stream's name to end in."""
 
+    version = 1
+    libraries = ()
+
     def __init__(
         self,
         encode: Sequence[str],

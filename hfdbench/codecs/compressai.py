@@ -32,6 +32,9 @@ PROBE_S = 5
 class CompressAI:
     """A model of CompressAI's zoo, trained for MSE, at one of its qualities."""
 
+    version = 1
+    libraries = ("compressai", "torch")
+
     def __init__(self, model: str, quality: int):
         if model not in MODELS:
             raise unknown("model of CompressAI's zoo", model, MODELS)

@@ -19,6 +19,9 @@ class HFD:
     or out of range, for files that are not such weights, and for a solver that does not suit the decoder's objective.
     """
 
+    version = 1
+    libraries = ("torch",)
+
     def __init__(self, weights: list[Path], rate: int, sampling: dict | None = None, device: str = "cpu"):
         try:
             self._open(weights, rate, sampling, device)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hfdbench.codecs.protocol import Codec
+from hfdbench.codecs.protocol import Codec, adapter_name
 
 
 def fraction(image: np.ndarray) -> float:
@@ -23,8 +23,11 @@ def fraction(image: np.ndarray) -> float:
 class Mixed:
     """`adapter` with the options `high` for a `share` of all images, `low` for the others."""
 
+    version = 1
+    libraries = ()
+
     def __init__(self, adapter: str, low: dict[str, Any], high: dict[str, Any], share: float):
-        module, _, name = adapter.partition(":")
+        module, _, name = adapter_name(adapter).partition(":")
         made = getattr(importlib.import_module(module), name)
         self._low: Codec = made(**low)
         self._high: Codec = made(**high)

@@ -19,6 +19,9 @@ END_OF_IMAGE = b"\xff\xd9"  # EOI of JPEG, EOC of JPEG 2000: neither can occur i
 class JPEG:
     """JPEG by libjpeg-turbo. `optimize` fits the Huffman tables to the image, `progressive` orders the scans."""
 
+    version = 1
+    libraries = ("pillow", "pillow:libjpeg_turbo")
+
     def __init__(self, quality: int, chroma: str = "4:2:0", optimize: bool = True, progressive: bool = True):
         _check(quality, chroma)
         self._options = {"quality": quality, "subsampling": chroma, "optimize": optimize, "progressive": progressive}
@@ -34,6 +37,9 @@ class JPEG:
 
 class WebP:
     """Lossy WebP by libwebp: always 4:2:0. `method` is the effort, 0 to 6."""
+
+    version = 1
+    libraries = ("pillow", "pillow:webp")
 
     def __init__(self, quality: int, method: int = 6):
         _need("webp", "WebP")
@@ -55,6 +61,9 @@ class JPEG2000:
     Pillow's own defaults (reversible 5/3, no colour transform) cost several dB and are not used.
     """
 
+    version = 1
+    libraries = ("pillow", "pillow:jpg_2000")
+
     def __init__(self, bpp: float):
         _need("jpg_2000", "JPEG 2000")
         if not 0 < bpp < 24:
@@ -74,6 +83,9 @@ class JPEG2000:
 class AVIF:
     """AVIF by libavif and libaom: one thread and one tile, 8 bits. `speed` 0 (slowest) to 10."""
 
+    version = 1
+    libraries = ("pillow", "pillow:avif")
+
     def __init__(self, quality: int, chroma: str = "4:2:0", speed: int = 4):
         _need("avif", "AVIF")
         _check(quality, chroma)
@@ -91,6 +103,9 @@ class AVIF:
 
 class HEIC:
     """HEIC by libheif and x265, 8 bits. An optional extra, because x265 is under the GPL."""
+
+    version = 1
+    libraries = ("pillow", "pillow-heif")
 
     def __init__(self, quality: int, chroma: str = "4:2:0"):
         try:
@@ -115,6 +130,9 @@ class HEIC:
 
 class JPEGXL:
     """Lossy JPEG XL by libjxl: XYB colour, VarDCT, bare codestream. `quality` is libjxl's scale, `effort` 1 to 10."""
+
+    version = 1
+    libraries = ("pillow", "pillow-jxl-plugin")
 
     def __init__(self, quality: float, effort: int = 7):
         try:

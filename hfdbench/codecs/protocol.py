@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,16 +32,48 @@ if TYPE_CHECKING:
 class Codec(Protocol):
     """One operating point of one compressor."""
 
+    version: int
+    """Raised when its output may change. Declared in the class body, beside an optional `libraries`; see `identity`."""
+
     def encode(self, image: "Image") -> bytes:
         """Self-contained stream: its length is the rate."""
+        ...
 
     def decode(self, stream: bytes, *, seed: int) -> "Image":
         """Same stream, seed and device: same pixels. The stream is all it may use."""
+        ...
+
+
+def adapter_name(reference: str) -> str:
+    """The adapter that a card means: names of the first release are translated, with a warning.
+
+    Parameters
+    ----------
+    reference : str
+        "module:Class".
+    """
+    if not reference.startswith("hfdbench.adapters."):
+        return reference
+    name = reference.replace("hfdbench.adapters.", "hfdbench.codecs.", 1)
+    warnings.warn(
+        f'adapter "{reference}" is now "{name}"; write that in the card, the next release refuses the old name',
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return name
 
 
 def find_adapter(card: "CodecCard") -> type:
-    """The class behind a card, not built. Raises UsageError for a wrong card, Unavailable for a missing package."""
-    module_name, _, class_name = card.adapter.partition(":")
+    """Import the class behind a card, without building it.
+
+    Raises
+    ------
+    UsageError
+        The card names no such module or class.
+    Unavailable
+        A package that the adapter imports is missing.
+    """
+    module_name, _, class_name = adapter_name(card.adapter).partition(":")
     look_beside(card)
     try:
         return getattr(importlib.import_module(module_name), class_name)
@@ -55,7 +88,21 @@ def find_adapter(card: "CodecCard") -> type:
 def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
     """Build the codec of a card's point.
 
-    Raises Unavailable when it cannot work here, UsageError when the card is wrong (unknown point, adapter or option).
+    Parameters
+    ----------
+    card : CodecCard
+        The card.
+    point_id : str
+        One of its points.
+    device : str
+        "cpu" or "cuda"; passed on where the constructor has a parameter of that name.
+
+    Raises
+    ------
+    Unavailable
+        It cannot work here: a program, a package or weights are missing.
+    UsageError
+        The card is wrong: unknown point, adapter or option.
     """
     point = card.point(point_id)
     adapter, class_name = find_adapter(card), card.adapter.partition(":")[2]
@@ -75,17 +122,37 @@ def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
         raise UsageError(f'{card.source}: point "{point_id}": {error}') from None
 
 
+def search_path(card: "CodecCard") -> list[str]:
+    """Where the modules of a card's adapter are looked for: Python's path, then the folder beside the card's codecs/."""
+    path = [entry or "." for entry in sys.path]
+    beside = _beside(card)
+    return path if beside is None or beside in path else [*path, beside]
+
+
 def look_beside(card: "CodecCard") -> None:
     """Let Python find, after all else, a module that lies beside the codecs/ folder of a user's card."""
+    beside = _beside(card)
+    if beside is not None and beside not in sys.path:
+        sys.path.append(beside)
+
+
+def _beside(card: "CodecCard") -> str | None:
     from hfdbench.cards.schema import bundled_root
 
-    beside = Path(card.source).resolve().parent.parent
-    if beside != bundled_root().resolve() and str(beside) not in sys.path:
-        sys.path.append(str(beside))
+    folder = Path(card.source).resolve().parent.parent
+    return None if folder == bundled_root().resolve() else str(folder)
 
 
 def verified(card: "CodecCard", point_id: str, file: str, sha256: str) -> Path:
-    """Path of a weight file named in a card, relative to the card. Raises Unavailable when missing, UsageError when altered."""
+    """Path of a weight file named in a card, relative to the card.
+
+    Raises
+    ------
+    Unavailable
+        The file is missing.
+    UsageError
+        Its sha256 is not the card's.
+    """
     path = Path(card.source).parent / file
     if not path.is_file():
         raise Unavailable(

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from hfdbench.cards.schema import CodecCard, Point
+from hfdbench.codecs.identity import identity, stream_key
 from hfdbench.codecs.mixed import fraction
 from hfdbench.codecs.pool import CodecFailed, Pool, in_order
 from hfdbench.datasets.dataset import Dataset, find_data_root, open_dataset
 from hfdbench.errors import ImageError, Unavailable, UsageError, unknown
-from hfdbench.pipeline.plan import Request, identity, stream_key
+from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import Progress
 from hfdbench.results import store
 
@@ -182,7 +183,7 @@ class _Search:
             name = f"{self.option}-{value:g}".lower()
             card = self.card.model_copy(update={"points": (Point(id=name, options=self._options(value)),)})
             try:
-                key = stream_key(identity(card, name), self.dataset)
+                key = stream_key(identity(card, name), self.dataset.sha256)
             except Unavailable as error:
                 raise UsageError(f"{self.card.id}: {error}") from None
             stored = sorted((self.out / "streams").glob(f"*-{key}.parquet"))

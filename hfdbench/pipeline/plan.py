@@ -1,20 +1,15 @@
 """A request becomes trials, each with a key that changes when anything changes that could change its numbers.
 
-Conventions: a trial is (codec, point, dataset, seed) on a class of device. Keys are the first 16 hex digits of a sha256.
-stream_key: the adapter (reference and source file), options and weights of the card that encodes, the version of
-hfdbench, the dataset's content. trial_key: stream_key, the same of the card that decodes, seed, device.
+Conventions: a trial is (codec, point, dataset, seed) on a class of device. stream_key: the identity of the point that
+encodes and the dataset's content. trial_key: stream_key, the identity of the point that decodes, seed, class of device.
 """
 
-import hashlib
-import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfdbench import __version__
 from hfdbench.cards.schema import CodecCard, find_cards
-from hfdbench.codecs.protocol import look_beside, verified
+from hfdbench.codecs.identity import identity, stream_key, trial_key
 from hfdbench.errors import Unavailable, UsageError, unknown
 
 if TYPE_CHECKING:
@@ -126,45 +121,7 @@ def make_plan(request: Request) -> Plan:
                 skipped.extend((f"{card.id}-{point.id}-{dataset.id}", str(error)) for dataset in wanted)
                 continue
             for dataset in wanted:
-                streams = stream_key(encodes, dataset)
-                trial_key = key("trial", streams, decodes, request.seed, device)
-                trials.append(Trial(card, encoder, point.id, dataset, request.seed, request.device, streams, trial_key))
+                streams = stream_key(encodes, dataset.sha256)
+                pixels = trial_key(streams, decodes, request.seed, device)
+                trials.append(Trial(card, encoder, point.id, dataset, request.seed, request.device, streams, pixels))
     return Plan(tuple(trials), tuple(skipped))
-
-
-def stream_key(encodes: dict, dataset: "Dataset") -> str:
-    """Key of the streams that a point, told by its `identity`, makes of a dataset."""
-    return key("streams", encodes, __version__, dataset.sha256)
-
-
-def key(*parts: object) -> str:
-    """16 hex digits of anything JSON can say."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def identity(card: CodecCard, point_id: str) -> dict:
-    """What decides the behaviour of a card's point. Raises Unavailable for missing weights, UsageError for altered ones."""
-    point = card.point(point_id)
-    for entry in point.weights:
-        verified(card, point_id, entry.file, entry.sha256)
-    module = card.adapter.partition(":")[0]
-    look_beside(card)
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:  # a parent package of the adapter
-        spec = None
-    if spec is None or not spec.origin:
-        raise UsageError(
-            f'{card.source}: key "adapter": no module "{module}"; fix the card, install it or put it beside codecs/'
-        )
-    sources = [Path(spec.origin)]
-    if module == "hfdbench.codecs.mixed":  # and the adapter it mixes
-        sources.append(Path(importlib.util.find_spec(point.options["adapter"].partition(":")[0]).origin))
-    if module == "hfdbench.codecs.hfd":  # the adapter is thin, the model is in a package of its own
-        sources += sorted((sources[0].parent.parent / "hfd").glob("*.py"))
-    return {
-        "adapter": card.adapter,
-        "source": hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest(),
-        "options": point.options,
-        "weights": [entry.sha256 for entry in point.weights],
-    }

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import pyarrow as pa
 
+from hfdbench.codecs.identity import key
 from hfdbench.codecs.pool import CodecFailed, Pool, in_order
 from hfdbench.datasets.dataset import Dataset, find_data_root
 from hfdbench.errors import ImageError, Unavailable, UsageError
@@ -26,7 +27,7 @@ from hfdbench.metrics.distribution.patches import patches
 from hfdbench.metrics.image.measure import BY_NAME, Measure, Place, open_measure
 from hfdbench.metrics.networks.extractors import ALWAYS, COLUMNS, Extractor, Network, find_extractor, parse_feature
 from hfdbench.pipeline.aggregate import Compared, environment, measured_row, of_network, point_row
-from hfdbench.pipeline.plan import Request, Trial, key, make_plan
+from hfdbench.pipeline.plan import Request, Trial, make_plan
 from hfdbench.results import store
 
 if TYPE_CHECKING:
