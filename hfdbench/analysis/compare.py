@@ -16,7 +16,7 @@ import pandas as pd
 
 from hfdbench.analysis import bootstrap
 from hfdbench.analysis import intervals as uncertainty
-from hfdbench.analysis.bd import Curve, Delta, at_rate, bd_metric, bd_rate
+from hfdbench.analysis.bd import RateCurve, Delta, at_rate, bd_metric, bd_rate
 from hfdbench.analysis.intervals import Trial
 from hfdbench.errors import UsageError, unknown
 from hfdbench.metrics.registry import METRICS
@@ -52,11 +52,11 @@ class _Side:
     drawn_rates: np.ndarray
     drawn_values: np.ndarray
 
-    def curve(self, draw: int | None) -> Curve:
+    def curve(self, draw: int | None) -> RateCurve:
         """The curve itself, or that of a draw."""
         if draw is None:
-            return Curve(self.rates, self.values)
-        return Curve(self.drawn_rates[draw], self.drawn_values[draw])
+            return RateCurve(self.rates, self.values)
+        return RateCurve(self.drawn_rates[draw], self.drawn_values[draw])
 
 
 def compare(

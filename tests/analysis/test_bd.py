@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 
-from hfdbench.analysis.bd import Curve, at_rate, bd_metric, bd_rate
+from hfdbench.analysis.bd import RateCurve, at_rate, bd_metric, bd_rate
 
 RATES = np.array([0.1, 0.2, 0.4, 0.8])
 PSNR = np.array([27.0, 30.5, 33.0, 37.0])
-OTHER = Curve(np.array([0.12, 0.21, 0.5, 0.9]), np.array([28.0, 31.0, 34.5, 37.5]))
+OTHER = RateCurve(np.array([0.12, 0.21, 0.5, 0.9]), np.array([28.0, 31.0, 34.5, 37.5]))
 
 
 @pytest.mark.parametrize("method", ["pchip", "akima"])
 def test_by_hand_on_straight_lines(method):
     # 10 dB a decade; the other needs 20 % less rate everywhere, which is 10 log10(1 / 0.8) dB at equal rate.
-    reference = Curve(RATES, 30 + 10 * np.log10(RATES))
-    test = Curve(0.8 * RATES, reference.values)
+    reference = RateCurve(RATES, 30 + 10 * np.log10(RATES))
+    test = RateCurve(0.8 * RATES, reference.values)
     rate, metric = bd_rate(reference, test, method), bd_metric(reference, test, method)
     assert rate.value == pytest.approx(-0.2, rel=1e-12)
     assert metric.value == pytest.approx(10 * np.log10(1 / 0.8), rel=1e-12)
@@ -25,7 +25,7 @@ def test_by_hand_on_straight_lines(method):
 
 
 def test_by_hand_on_a_metric_that_falls():
-    reference, test = Curve(RATES, 20 / RATES), Curve(RATES, 10 / RATES)  # half the FID, or half the rate
+    reference, test = RateCurve(RATES, 20 / RATES), RateCurve(RATES, 10 / RATES)  # half the FID, or half the rate
     assert bd_metric(reference, test, log_value=True).value == pytest.approx(-0.5, rel=1e-12)
     assert bd_rate(reference, test, log_value=True).value == pytest.approx(-0.5, rel=1e-12)
 
@@ -34,9 +34,9 @@ def test_by_hand_on_a_metric_that_falls():
 @pytest.mark.parametrize("log_value", [False, True])
 def test_equals_bjontegaard(method, log_value):
     package = pytest.importorskip("bjontegaard", reason="needs the package bjontegaard: pip install bjontegaard")
-    reference, test = Curve(RATES, 6000 / PSNR**2) if log_value else Curve(RATES, PSNR), OTHER
+    reference, test = RateCurve(RATES, 6000 / PSNR**2) if log_value else RateCurve(RATES, PSNR), OTHER
     if log_value:
-        test = Curve(OTHER.rates, 5000 / OTHER.values**2)
+        test = RateCurve(OTHER.rates, 5000 / OTHER.values**2)
     values = [np.log(c.values) if log_value else c.values for c in (reference, test)]
     theirs = (reference.rates, values[0], test.rates, values[1])
     # The package takes metrics that rise: a falling one is turned round, and its difference with it.
@@ -51,19 +51,19 @@ def test_equals_bjontegaard(method, log_value):
 
 
 def test_laws():
-    reference, order = Curve(RATES, PSNR), [2, 0, 3, 1]
+    reference, order = RateCurve(RATES, PSNR), [2, 0, 3, 1]
     there, back = bd_rate(reference, OTHER).value, bd_rate(OTHER, reference).value
     assert (1 + there) * (1 + back) == pytest.approx(1)
     assert bd_metric(reference, OTHER).value == pytest.approx(-bd_metric(OTHER, reference).value)
     assert bd_rate(reference, reference).value == 0
-    assert bd_rate(Curve(RATES[order], PSNR[order]), OTHER).value == there
-    assert bd_rate(Curve(8 * RATES, PSNR), Curve(8 * OTHER.rates, OTHER.values)).value == pytest.approx(there)
+    assert bd_rate(RateCurve(RATES[order], PSNR[order]), OTHER).value == there
+    assert bd_rate(RateCurve(8 * RATES, PSNR), RateCurve(8 * OTHER.rates, OTHER.values)).value == pytest.approx(there)
 
 
 def test_value_at_a_rate():
-    curve = Curve(RATES, 20 / RATES)
+    curve = RateCurve(RATES, 20 / RATES)
     assert at_rate(curve, 0.3, log_value=True) == pytest.approx(20 / 0.3)
-    assert at_rate(Curve(RATES, PSNR), 0.4) == pytest.approx(33)
+    assert at_rate(RateCurve(RATES, PSNR), 0.4) == pytest.approx(33)
     with pytest.raises(ValueError, match=r"outside the curve's 0\.1 to 0\.8"):
         at_rate(curve, 0.9)
 
@@ -71,20 +71,26 @@ def test_value_at_a_rate():
 @pytest.mark.parametrize(
     "curve, message",
     [
-        (Curve(RATES, PSNR[[0, 2, 1, 3]]), r"not monotone: no gain from 0.2 to 0.4 bpp"),
-        (Curve(RATES[[0, 1, 1, 3]], PSNR), "not monotone"),
-        (Curve(RATES, PSNR + 9), r"share 10 % of the shorter range, at least 25 %"),
-        (Curve(RATES, PSNR + 20), "share 0 %"),
-        (Curve(RATES, PSNR[::-1]), "one curve rises with the rate, the other falls"),
-        (Curve(RATES[:2], PSNR[:2]), "at least 3 points"),
-        (Curve(RATES, np.array([27, np.nan, 33, 37])), "finite"),
+        (RateCurve(RATES, PSNR[[0, 2, 1, 3]]), r"not monotone: no gain from 0.2 to 0.4 bpp"),
+        (RateCurve(RATES[[0, 1, 1, 3]], PSNR), r"two points at one rate, 0\.2 bpp"),
+        (
+            RateCurve(RATES, PSNR + 9),
+            r"share 10 % of the reference's range and 10 % of the other's, at least 25 % of both",
+        ),
+        (RateCurve(RATES, 36.7 + 0.1 * (PSNR - 27)), r"share 30 % of the reference's range and 3 % of the other's"),
+        (RateCurve(RATES, PSNR + 20), "share 0 %"),
+        (RateCurve(RATES, PSNR[::-1]), "one curve rises with the rate, the other falls"),
+        (RateCurve(RATES[:2], PSNR[:2]), "at least 3 points, this one has 2"),
+        (RateCurve(RATES, np.array([27, np.nan, 33, 37])), "finite"),
     ],
 )
 def test_refuses_what_has_no_delta(curve, message):
     with pytest.raises(ValueError, match=message):
-        bd_rate(curve, Curve(RATES, PSNR))
+        bd_rate(curve, RateCurve(RATES, PSNR))
 
 
 def test_a_distance_of_zero_has_no_logarithm():
     with pytest.raises(ValueError, match="no logarithm"):
-        bd_metric(Curve(RATES, np.array([3.0, 2, 1, 0])), Curve(RATES, np.array([3.0, 2, 1, 0.5])), log_value=True)
+        bd_metric(
+            RateCurve(RATES, np.array([3.0, 2, 1, 0])), RateCurve(RATES, np.array([3.0, 2, 1, 0.5])), log_value=True
+        )

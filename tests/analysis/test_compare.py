@@ -7,7 +7,7 @@ import pytest
 from helpers_results import write_codec
 from typer.testing import CliRunner
 
-from hfdbench.analysis.bd import Curve, bd_rate
+from hfdbench.analysis.bd import RateCurve, bd_rate
 from hfdbench.analysis.compare import compare
 from hfdbench.cli.app import app
 from hfdbench.errors import UsageError
@@ -45,7 +45,7 @@ def test_rows_are_those_of_the_stored_points(out):
     found = compare(out, "better", "plain", draws=30)
     points = store.points(out).set_index("codec")
     sides = [points.loc[name].sort_values("bpp") for name in ("plain", "better")]
-    expected = bd_rate(*(Curve(side["bpp"], side["fid"]) for side in sides), log_value=True)
+    expected = bd_rate(*(RateCurve(side["bpp"], side["fid"]) for side in sides), log_value=True)
     row = found.deltas.set_index(["metric", "delta"]).loc[("fid", "bd_rate")]
     assert row["value"] == pytest.approx(100 * expected.value)
     assert (row["overlap_a"], row["overlap_b"]) == (expected.share_of_test, expected.share_of_reference)
