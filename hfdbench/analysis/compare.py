@@ -16,7 +16,7 @@ import pandas as pd
 
 from hfdbench.analysis import bootstrap
 from hfdbench.analysis import intervals as uncertainty
-from hfdbench.analysis.bd import RateCurve, Delta, at_rate, bd_metric, bd_rate
+from hfdbench.analysis.bd import Delta, RateCurve, at_rate, bd_metric, bd_rate
 from hfdbench.analysis.intervals import Trial
 from hfdbench.errors import UsageError, unknown
 from hfdbench.metrics.registry import METRICS
@@ -29,7 +29,7 @@ UNITS = {"psnr_db": "dB"}
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CodecComparison:
     """`points`: a row per metric and point of A; `deltas`: a row per metric and kind of delta; `notes`: what is missing."""
 
     a: str
@@ -59,7 +59,7 @@ class _Side:
         return RateCurve(self.drawn_rates[draw], self.drawn_values[draw])
 
 
-def compare(
+def compare_codecs(
     out: Path,
     a: str,
     b: str,
@@ -68,7 +68,7 @@ def compare(
     dataset: str | None = None,
     level: float = 0.95,
     draws: int = 300,
-) -> Comparison:
+) -> CodecComparison:
     """Compare two stored codecs on one dataset. Raises UsageError when there is nothing to compare."""
     if not 0 < level < 1:
         raise UsageError(f"--level {level}: must lie between 0 and 1")
@@ -97,7 +97,7 @@ def compare(
         deltas += _deltas(first, second, metric, level, notes)
     if not points and not deltas:
         raise UsageError(f"{a} and {b} cannot be compared on {dataset}: {'; '.join(notes)}")
-    return Comparison(a, b, dataset, level, draws, pd.DataFrame(points), pd.DataFrame(deltas), tuple(notes))
+    return CodecComparison(a, b, dataset, level, draws, pd.DataFrame(points), pd.DataFrame(deltas), tuple(notes))
 
 
 def _dataset(trials: list[Trial], a: str, b: str, wanted: str | None) -> str:

@@ -76,7 +76,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MetricChange:
     """One metric of one point. `worst`: (image, change), the worst first."""
 
     label: str
@@ -106,19 +106,19 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Report:
+class GateReport:
     """Outcome of a gate. failed: (label, what); refused: why points cannot be compared; notes: what was not, and why."""
 
     baseline: Path
     card: GateCard
-    comparisons: tuple[Comparison, ...]
+    changes: tuple[MetricChange, ...]
     failed: tuple[tuple[str, str], ...]
     refused: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
-    def worse(self) -> tuple[Comparison, ...]:
-        return tuple(c for c in self.comparisons if c.verdict == "worse")
+    def worse(self) -> tuple[MetricChange, ...]:
+        return tuple(c for c in self.changes if c.verdict == "worse")
 
     @property
     def exit_code(self) -> int:
@@ -126,13 +126,13 @@ class Report:
         return 1 if self.worse or self.failed else 2 if self.refused else 0
 
 
-def compare(run: Path, baseline: Path, card: GateCard, codecs: Iterable[str] = ()) -> Report:
+def check(run: Path, baseline: Path, card: GateCard, codecs: Iterable[str] = ()) -> GateReport:
     """Hold a results folder against a baseline. Raises UsageError when either holds nothing, or an unknown codec is asked for."""
     theirs = _only(_baseline(Path(baseline)), codecs, baseline)
     wanted = {(old.codec, old.point, old.dataset, old.seed) for old in theirs}
     notes: list[str] = []
     ours = _newest(_measured(Path(run), wanted), notes)
-    comparisons, failed, refused = [], [], []
+    changes, failed, refused = [], [], []
     for old in _newest(theirs, notes).values():
         same = [new for new in ours.values() if _point(new) == _point(old)]
         if not same:
@@ -145,10 +145,10 @@ def compare(run: Path, baseline: Path, card: GateCard, codecs: Iterable[str] = (
         lost = old.images["status"].eq("ok") & ~new.images["status"].eq("ok")
         if lost.any():
             failed.append((old.label, f"failed on {', '.join(old.images['name'][lost])}"))
-        comparisons += _compare_images(old, new, card, refused, notes)
+        changes += _compare_images(old, new, card, refused, notes)
         if not lost.any():
-            comparisons += _compare_distances(old, new, card, refused, notes)
-    return Report(Path(baseline), card, tuple(comparisons), tuple(failed), tuple(refused), tuple(dict.fromkeys(notes)))
+            changes += _compare_distances(old, new, card, refused, notes)
+    return GateReport(Path(baseline), card, tuple(changes), tuple(failed), tuple(refused), tuple(dict.fromkeys(notes)))
 
 
 def accept(run: Path, baseline: Path, codecs: Iterable[str] = ()) -> list[Path]:
@@ -267,7 +267,7 @@ def _newest(points: list[Measured], notes: list[str]) -> dict[tuple, Measured]:
 
 def _compare_images(
     old: Measured, new: Measured, card: GateCard, refused: list[str], notes: list[str]
-) -> list[Comparison]:
+) -> list[MetricChange]:
     """Rate, PSNR and times, over the images that both coded."""
     both = old.images["status"].eq("ok") & new.images["status"].eq("ok")
     before, now = old.images[both], new.images[both]
@@ -320,7 +320,7 @@ def _psnr_db(images: pd.DataFrame) -> np.ndarray:
 
 def _compare_distances(
     old: Measured, new: Measured, card: GateCard, refused: list[str], notes: list[str]
-) -> list[Comparison]:
+) -> list[MetricChange]:
     made = []
     for column in DISTANCES:
         tolerance = getattr(card.tolerance, column)
@@ -360,7 +360,7 @@ def _differences(was: str, now: str) -> str:
         return f"{was} and {now}"
 
 
-def _judged(label, metric, base, run, change, samples, tolerance, level, worst) -> Comparison:
+def _judged(label, metric, base, run, change, samples, tolerance, level, worst) -> MetricChange:
     lo, hi = bootstrap.interval(samples, level)
     verdict = "ok"
     if change > tolerance and lo > 0:
@@ -368,7 +368,7 @@ def _judged(label, metric, base, run, change, samples, tolerance, level, worst) 
     elif change < -tolerance and hi < 0:
         verdict = "better"
     named = tuple((name, float(value)) for name, value in worst if value > 0)
-    return Comparison(label, metric, float(base), float(run), float(change), lo, hi, tolerance, verdict, named)
+    return MetricChange(label, metric, float(base), float(run), float(change), lo, hi, tolerance, verdict, named)
 
 
 def moved_text(metric: str, change: float) -> str:

@@ -33,7 +33,7 @@ def gate(
     if accept is not None:
         print("\n".join(str(path) for path in gate.accept(run, accept, codec or ())))
         return
-    report = gate.compare(run, against, choose(GateCard, [card], cards or ())[0], codec or ())
+    report = gate.check(run, against, choose(GateCard, [card], cards or ())[0], codec or ())
     gate_text.tell(report, junit, markdown)
     raise typer.Exit(report.exit_code)
 

@@ -170,10 +170,10 @@ def compare(
     out: Out = Path("results"),
 ) -> None:
     """Compare two codecs at equal rate. Prints differences with intervals, verdicts and BD-rates."""
-    from hfdbench.analysis.compare import compare as compared
+    from hfdbench.analysis.compare import compare_codecs
     from hfdbench.report import compare_text
 
-    result = compared(out, a, b, metrics=metric, dataset=dataset, level=level, draws=draws)
+    result = compare_codecs(out, a, b, metrics=metric, dataset=dataset, level=level, draws=draws)
     for note in result.notes:
         print(note, file=sys.stderr)
     print(compare_text.to_json(result) if json else compare_text.text(result), end="")

@@ -4,18 +4,18 @@ import json
 
 import numpy as np
 
-from hfdbench.analysis.compare import UNITS, Comparison
+from hfdbench.analysis.compare import UNITS, CodecComparison
 from hfdbench.metrics.registry import METRICS
 from hfdbench.report.tables import render
 
 
-def text(comparison: Comparison) -> str:
+def text(comparison: CodecComparison) -> str:
     """Sentences, then the tables.
 
     Parameters
     ----------
-    comparison : Comparison
-        What `analysis.compare.compare` found.
+    comparison : CodecComparison
+        What `analysis.compare.compare_codecs` found.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def text(comparison: Comparison) -> str:
     return "\n".join([*lines, "", "\n".join(tables)])
 
 
-def to_json(comparison: Comparison) -> str:
+def to_json(comparison: CodecComparison) -> str:
     """Everything as JSON, unrounded."""
     head = {name: getattr(comparison, name) for name in ("a", "b", "dataset", "level", "draws", "notes")}
     frames = {name: json.loads(render(getattr(comparison, name), "json")) for name in ("points", "deltas")}

@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 from xml.etree import ElementTree
 
-from hfdbench.analysis.gate import Report, moved_text
+from hfdbench.analysis.gate import GateReport, moved_text
 from hfdbench.metrics.registry import METRICS
 
 
-def markdown(report: Report) -> str:
+def markdown(report: GateReport) -> str:
     """The summary: the verdict, what is worse with its worst images, what could not be compared, and every change."""
-    points = list(dict.fromkeys(c.label for c in report.comparisons))
+    points = list(dict.fromkeys(c.label for c in report.changes))
     verdict = {0: "passed", 1: "**failed**", 2: "**cannot compare**"}[report.exit_code]
     level = f"{report.card.level:.0%} intervals"
     lines = [f"## hfdbench gate: {verdict}", "", f"{len(points)} points against `{report.baseline}`, {level}.", ""]
@@ -27,26 +27,26 @@ def markdown(report: Report) -> str:
         ("Cannot be compared", report.refused),
         (
             "Better beyond tolerance: worth accepting",
-            [f"{c.label}: {c}" for c in report.comparisons if c.verdict == "better"],
+            [f"{c.label}: {c}" for c in report.changes if c.verdict == "better"],
         ),
         ("Notes", report.notes),
     ):
         if items:
             lines += [f"{title}:", "", *(f"- {item}" for item in items), ""]
-    metrics = [name for name in METRICS if any(c.metric == name for c in report.comparisons)]
+    metrics = [name for name in METRICS if any(c.metric == name for c in report.changes)]
     if points:
         lines += ["| point | " + " | ".join(METRICS[name].name for name in metrics) + " |"]
         lines += ["| --- |" + " ---: |" * len(metrics)]
-        changes = {(c.label, c.metric): moved_text(c.metric, c.change) for c in report.comparisons}
+        changes = {(c.label, c.metric): moved_text(c.metric, c.change) for c in report.changes}
         for label in points:
             lines.append(f"| {label} | " + " | ".join(changes.get((label, name), "") for name in metrics) + " |")
     return "\n".join(lines).rstrip() + "\n"
 
 
-def junit(report: Report) -> str:
+def junit(report: GateReport) -> str:
     """JUnit XML: a case a metric of a point."""
     suite = ElementTree.Element("testsuite", name="hfdbench gate")
-    for c in report.comparisons:
+    for c in report.changes:
         case = ElementTree.SubElement(suite, "testcase", classname=c.label, name=c.metric)
         if c.verdict == "worse":
             message = f"{c}; allowed {c.tolerance:g}"
@@ -64,12 +64,12 @@ def junit(report: Report) -> str:
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def annotations(report: Report) -> list[str]:
+def annotations(report: GateReport) -> list[str]:
     """Workflow commands that GitHub shows beside a pull request."""
     told = [("error", c.label, f"{c}; worst images: {c.images}") for c in report.worse]
     told += [("error", label, what) for label, what in report.failed]
     told += [("error", *reason.partition(": ")[::2]) for reason in report.refused]
-    told += [("notice", c.label, f"{c}: better, worth accepting") for c in report.comparisons if c.verdict == "better"]
+    told += [("notice", c.label, f"{c}: better, worth accepting") for c in report.changes if c.verdict == "better"]
     return [f"::{kind} title={_escaped(label, ':,')}::{_escaped(text)}" for kind, label, text in told]
 
 
@@ -79,7 +79,7 @@ def _escaped(text: str, also: str = "") -> str:
     return text
 
 
-def tell(report: Report, junit_file: Path | None = None, markdown_file: Path | None = None) -> None:
+def tell(report: GateReport, junit_file: Path | None = None, markdown_file: Path | None = None) -> None:
     """Print the summary, write the files asked for, and speak to GitHub when it is listening."""
     text = markdown(report)
     print(text, end="")

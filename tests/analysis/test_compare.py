@@ -8,7 +8,7 @@ from helpers_results import write_codec
 from typer.testing import CliRunner
 
 from hfdbench.analysis.bd import RateCurve, bd_rate
-from hfdbench.analysis.compare import compare
+from hfdbench.analysis.compare import compare_codecs
 from hfdbench.cli.app import app
 from hfdbench.errors import UsageError
 from hfdbench.results import store
@@ -27,7 +27,7 @@ def out(tmp_path_factory):
 
 
 def test_a_better_codec_is_found_better_by_what_it_is_better(out):
-    found = compare(out, "better", "plain", draws=100)
+    found = compare_codecs(out, "better", "plain", draws=100)
     assert set(found.points["verdict"]) == set(found.deltas["verdict"]) == {"better"}
     assert set(found.points["by"]) == {"interpolated"}
     psnr = found.points[found.points["metric"] == "psnr_db"]
@@ -42,7 +42,7 @@ def test_a_better_codec_is_found_better_by_what_it_is_better(out):
 
 
 def test_rows_are_those_of_the_stored_points(out):
-    found = compare(out, "better", "plain", draws=30)
+    found = compare_codecs(out, "better", "plain", draws=30)
     points = store.points(out).set_index("codec")
     sides = [points.loc[name].sort_values("bpp") for name in ("plain", "better")]
     expected = bd_rate(*(RateCurve(side["bpp"], side["fid"]) for side in sides), log_value=True)
@@ -55,14 +55,14 @@ def test_rows_are_those_of_the_stored_points(out):
 
 
 def test_a_twin_is_neither_better_nor_worse(out):
-    found = compare(out, "twin", "plain", metrics=["psnr_db"], draws=200)
+    found = compare_codecs(out, "twin", "plain", metrics=["psnr_db"], draws=200)
     assert list(found.points["verdict"]).count("open") >= 3
-    forth, back = found.deltas, compare(out, "plain", "twin", metrics=["psnr_db"], draws=200).deltas
+    forth, back = found.deltas, compare_codecs(out, "plain", "twin", metrics=["psnr_db"], draws=200).deltas
     np.testing.assert_allclose(forth.loc[1, ["value", "lo", "hi"]], -back.loc[1, ["value", "hi", "lo"]].astype(float))
 
 
 def test_shared_streams_are_compared_stream_by_stream(out):
-    found = compare(out, "realism", "plain", draws=100)
+    found = compare_codecs(out, "realism", "plain", draws=100)
     assert set(found.points["by"]) == {"shared streams"}
     verdicts = found.points.groupby("metric")["verdict"].unique()
     assert list(verdicts["psnr_db"]) == ["worse"] and list(verdicts["fid"]) == ["better"]
@@ -71,15 +71,15 @@ def test_shared_streams_are_compared_stream_by_stream(out):
 
 def test_what_is_missing_is_said(out):
     with pytest.raises(UsageError, match=r"the other's rates do not reach|cannot be compared"):
-        compare(out, "far", "plain", draws=20)
+        compare_codecs(out, "far", "plain", draws=20)
     with pytest.raises(UsageError, match='no measured codec "bettter"; did you mean "better"'):
-        compare(out, "bettter", "plain")
+        compare_codecs(out, "bettter", "plain")
     with pytest.raises(UsageError, match="no dataset in common"):
-        compare(out, "elsewhere", "plain")
+        compare_codecs(out, "elsewhere", "plain")
     with pytest.raises(UsageError, match='"psnr"; did you mean "psnr_db"'):
-        compare(out, "better", "plain", metrics=["psnr"])
+        compare_codecs(out, "better", "plain", metrics=["psnr"])
     with pytest.raises(UsageError, match="no points yet"):
-        compare(out / "nothing", "better", "plain")
+        compare_codecs(out / "nothing", "better", "plain")
 
 
 def test_two_measurements_of_one_point_are_refused(tmp_path):
@@ -87,7 +87,7 @@ def test_two_measurements_of_one_point_are_refused(tmp_path):
     write_codec(tmp_path, "twin")
     write_codec(tmp_path, "twin", seed=1)  # the same points under other keys: an older version's
     with pytest.raises(UsageError, match=r"twin q1 on made is stored more than once \(twin-q1-made-"):
-        compare(tmp_path, "plain", "twin")
+        compare_codecs(tmp_path, "plain", "twin")
 
 
 def test_the_verb_prints_sentences_and_json(out):

@@ -63,10 +63,10 @@ def baseline(tmp_path_factory, photographs) -> Path:
 
 def test_unchanged_codec_passes_ten_times(baseline, photographs, tmp_path):
     for number in range(10):
-        report = gate.compare(measured(tmp_path / str(number), photographs, quality=50), baseline, CARD)
+        report = gate.check(measured(tmp_path / str(number), photographs, quality=50), baseline, CARD)
         assert report.exit_code == 0, gate_text.markdown(report)
-        assert {c.metric for c in report.comparisons} == {"bpp", "psnr_db", "encode_s", "decode_s"}
-        assert [c.change for c in report.comparisons if c.metric in ("bpp", "psnr_db")] == [0, 0]
+        assert {c.metric for c in report.changes} == {"bpp", "psnr_db", "encode_s", "decode_s"}
+        assert [c.change for c in report.changes if c.metric in ("bpp", "psnr_db")] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_unchanged_codec_passes_ten_times(baseline, photographs, tmp_path):
     ],
 )
 def test_codec_made_5_percent_worse_is_caught(baseline, photographs, tmp_path, options, metric, least):
-    report = gate.compare(measured(tmp_path, photographs, **options), baseline, CARD)
+    report = gate.check(measured(tmp_path, photographs, **options), baseline, CARD)
     worse = {c.metric: c for c in report.worse}
     assert report.exit_code == 1 and set(worse) == {metric}
     assert least < worse[metric].change < 0.3 and 0 < worse[metric].lo < worse[metric].change < worse[metric].hi
@@ -89,9 +89,9 @@ def test_codec_made_5_percent_worse_is_caught(baseline, photographs, tmp_path, o
 def test_slower_codec_is_caught(photographs, tmp_path):
     quick = measured(tmp_path / "quick", photographs, "helpers_codec:Quantiser", pause_s=0.05)
     slow = measured(tmp_path / "slow", photographs, "helpers_codec:Quantiser", pause_s=0.16)
-    report = gate.compare(slow, quick, CARD)  # a folder of results is a baseline, too
+    report = gate.check(slow, quick, CARD)  # a folder of results is a baseline, too
     assert {c.metric for c in report.worse} == {"encode_s", "decode_s"}
-    assert gate.compare(quick, slow, CARD).exit_code == 0
+    assert gate.check(quick, slow, CARD).exit_code == 0
 
 
 # ---- made-up results: what real codecs would take too long for
@@ -105,11 +105,11 @@ def made(folder: Path, codec: str = "made", **changes) -> Path:
 
 def test_fid(tmp_path):
     gate.accept(made(tmp_path / "a"), tmp_path / "baseline")
-    assert gate.compare(tmp_path / "a", tmp_path / "baseline", CARD).exit_code == 0
-    report = gate.compare(made(tmp_path / "b", noise_gain=1.05), tmp_path / "baseline", CARD)
+    assert gate.check(tmp_path / "a", tmp_path / "baseline", CARD).exit_code == 0
+    report = gate.check(made(tmp_path / "b", noise_gain=1.05), tmp_path / "baseline", CARD)
     assert {c.metric for c in report.worse} == {"fid", "fd_mini"} and len(report.worse) == 8
-    assert gate.compare(tmp_path / "a", tmp_path / "b", CARD).exit_code == 0
-    assert "Better beyond tolerance" in gate_text.markdown(gate.compare(tmp_path / "a", tmp_path / "b", CARD))
+    assert gate.check(tmp_path / "a", tmp_path / "b", CARD).exit_code == 0
+    assert "Better beyond tolerance" in gate_text.markdown(gate.check(tmp_path / "a", tmp_path / "b", CARD))
 
 
 def test_interval_of_fid_is_that_of_the_full_bootstrap(tmp_path):
@@ -144,8 +144,8 @@ def test_loss_by_chance_passes(tmp_path):
             "crops",
             lambda rows, meta, each=each: (rows.assign(mse=rows["mse"] * 10 ** (each / 10)), meta),
         )
-    assert gate.compare(tmp_path / "b", made(tmp_path / "a"), CARD).exit_code == 0
-    assert {c.metric for c in gate.compare(tmp_path / "c", tmp_path / "a", CARD).worse} == {"psnr_db"}
+    assert gate.check(tmp_path / "b", made(tmp_path / "a"), CARD).exit_code == 0
+    assert {c.metric for c in gate.check(tmp_path / "c", tmp_path / "a", CARD).worse} == {"psnr_db"}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_what_cannot_be_compared(tmp_path, table, change, told):
     gate.accept(made(tmp_path / "a"), tmp_path / "baseline")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     edited(tmp_path / "b", table, change)
-    report = gate.compare(tmp_path / "b", tmp_path / "baseline", CARD)
+    report = gate.check(tmp_path / "b", tmp_path / "baseline", CARD)
     assert report.exit_code == 2 and all(told in reason for reason in report.refused), report.refused
     assert "cannot compare" in gate_text.markdown(report)
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_compared(tmp_path, table, change, told):
 def test_other_images_of_the_same_name_are_refused(tmp_path):
     for path in gate.accept(made(tmp_path / "a"), tmp_path / "baseline"):
         store.write_table(path, store.read_table(path), store.read_metadata(path) | {"dataset_sha256": "e"})
-    report = gate.compare(tmp_path / "a", tmp_path / "baseline", CARD)
+    report = gate.check(tmp_path / "a", tmp_path / "baseline", CARD)
     assert report.exit_code == 2 and len(report.refused) == 4 and "other images" in report.refused[0]
 
 
@@ -185,20 +185,20 @@ def test_times_of_another_device_are_refused_and_of_another_processor_left_out(t
         edited(tmp_path / out, "crops", lambda rows, meta, cpu=cpu: (rows, meta | {"cpu": cpu}))
         edited(tmp_path / out, "points", lambda rows, meta, device=device: (rows.assign(device=device, fid=None), meta))
     edited(tmp_path / "a", "points", lambda rows, meta: (rows.assign(fid=None), meta))
-    assert "times on cuda" in gate.compare(tmp_path / "b", tmp_path / "a", CARD).refused[0]
-    report = gate.compare(tmp_path / "c", tmp_path / "a", CARD)
+    assert "times on cuda" in gate.check(tmp_path / "b", tmp_path / "a", CARD).refused[0]
+    report = gate.check(tmp_path / "c", tmp_path / "a", CARD)
     assert report.exit_code == 0 and "times are not compared: y" in report.notes[0]
     untimed = CARD.model_copy(
         update={"tolerance": CARD.tolerance.model_copy(update={"encode_s": None, "decode_s": None})}
     )
-    assert gate.compare(tmp_path / "b", tmp_path / "a", untimed).exit_code == 0
+    assert gate.check(tmp_path / "b", tmp_path / "a", untimed).exit_code == 0
 
 
 def test_image_that_fails_now_is_a_failure(tmp_path):
     gate.accept(made(tmp_path / "a"), tmp_path / "baseline")
     edited(tmp_path / "a", "crops", lambda rows, meta: (rows.assign(status=["error", *["ok"] * 11]), meta))
     edited(tmp_path / "a", "points", lambda rows, meta: (rows.assign(fid=None, fid_id=None), meta))
-    report = gate.compare(tmp_path / "a", tmp_path / "baseline", CARD)
+    report = gate.check(tmp_path / "a", tmp_path / "baseline", CARD)
     assert report.exit_code == 1 and "00.png" in report.failed[0][1]
     with pytest.raises(UsageError, match="images failed"):
         gate.accept(tmp_path / "a", tmp_path / "worse")
@@ -208,14 +208,14 @@ def test_missing_baseline_is_an_error_and_never_made(tmp_path):
     out = made(tmp_path / "a")
     for missing in (tmp_path / "none", tmp_path):
         with pytest.raises(UsageError, match="--accept"):
-            gate.compare(out, missing, CARD)
+            gate.check(out, missing, CARD)
     assert not (tmp_path / "none").exists()
     with pytest.raises(UsageError, match="no points yet"):
-        gate.compare(tmp_path / "empty", out, CARD)
+        gate.check(tmp_path / "empty", out, CARD)
     with pytest.raises(UsageError, match="folder of results"):
         gate.accept(out, out)
     with pytest.raises(UsageError, match='did you mean "made"'):
-        gate.compare(out, out, CARD, ["mad"])
+        gate.check(out, out, CARD, ["mad"])
 
 
 def test_damaged_or_foreign_baseline(tmp_path):
@@ -223,10 +223,10 @@ def test_damaged_or_foreign_baseline(tmp_path):
     (path, *_) = gate.accept(out, tmp_path / "baseline")
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UsageError, match="damaged"):
-        gate.compare(out, tmp_path / "baseline", CARD)
+        gate.check(out, tmp_path / "baseline", CARD)
     store.write_table(path, pa.table({"image": [1]}), {})
     with pytest.raises(UsageError, match="not a baseline"):
-        gate.compare(out, tmp_path / "baseline", CARD)
+        gate.check(out, tmp_path / "baseline", CARD)
 
 
 def test_accept_replaces_its_own_points_only(tmp_path):

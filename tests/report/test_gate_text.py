@@ -21,10 +21,10 @@ def made(folder: Path, codec: str = "made", **changes) -> Path:
 
 
 @pytest.fixture
-def refused(tmp_path) -> gate.Report:
+def refused(tmp_path) -> gate.GateReport:
     """One metric worse, one point that cannot be compared."""
     gate.accept(made(tmp_path / "a"), tmp_path / "baseline")
-    report = gate.compare(made(tmp_path / "b", bpps=(0.11, 0.2, 0.4), psnr_gain=-1.0), tmp_path / "baseline", CARD)
+    report = gate.check(made(tmp_path / "b", bpps=(0.11, 0.2, 0.4), psnr_gain=-1.0), tmp_path / "baseline", CARD)
     assert report.exit_code == 1 and len(report.refused) == 1
     return report
 
@@ -40,7 +40,7 @@ def test_summary_names_what_is_worse_and_the_worst_images(refused):
 def test_junit(refused):
     suite = ElementTree.fromstring(gate_text.junit(refused))
     assert int(suite.get("failures")) == len(refused.worse) and int(suite.get("errors")) == 1
-    assert int(suite.get("tests")) == len(refused.comparisons) + 1
+    assert int(suite.get("tests")) == len(refused.changes) + 1
     assert "worst images" in suite.find("testcase/failure").text
 
 
