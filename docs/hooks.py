@@ -31,7 +31,7 @@ def pages() -> dict[str, str]:
 
 
 def moved(file: str, page: str) -> str:
-    """A Markdown file of the repository as a page elsewhere: links between such files go on, others become text."""
+    """A Markdown file of the repository as a page elsewhere: links between such files are kept, others become text."""
     place = {other: address for address, other in REPOSITORY_FILES.items()}
 
     def link(match: re.Match) -> str:

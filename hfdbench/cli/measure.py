@@ -156,8 +156,8 @@ def stored_requests(out: Path, codecs, datasets, cards, workers, inception, data
     points = store.points(out)
     known = points["codec"].isin(find_cards(CodecCard, cards))
     if not known.all():  # of claims' variants, say, or of cards in another folder
-        strangers = ", ".join(sorted(set(points.loc[~known, "codec"])))
-        print(f"left out: {strangers}; they have no card here, name its folder with --cards", file=sys.stderr)
+        unknown = ", ".join(sorted(set(points.loc[~known, "codec"])))
+        print(f"left out: {unknown}: no card; name the folder of their cards with --cards", file=sys.stderr)
         points = points[known]
     if codecs:
         points = points[points["codec"].isin([card.id for card in choose(CodecCard, codecs, cards)])]

@@ -122,6 +122,6 @@ def train(
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from None
     if weights is None and not dry_run:
-        print(f"stopped early; run the same command to go on from {out / 'checkpoint.pt'}", file=sys.stderr)
+        print(f"stopped early; run the same command to continue from {out / 'checkpoint.pt'}", file=sys.stderr)
     elif weights is not None:
         print(weights)
