@@ -19,6 +19,7 @@ from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.protocol import load_codec
 from hfdbench.datasets.dataset import Dataset, open_dataset
 from hfdbench.errors import ImageError, StreamError, Unavailable, UsageError
+from hfdbench.files.atomic import replacing
 from hfdbench.results import store
 
 SLOW_S = 0.1
@@ -136,10 +137,8 @@ class Decoder:
         if picture.shape != (stream["height"], stream["width"], 3):
             raise StreamError(f"{stream['name']} decodes to shape {picture.shape}")
         if measured["decode_s"] > SLOW_S:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            temporary = kept.with_suffix(".tmp")
-            Image.fromarray(picture).save(temporary, "PNG", compress_level=3)
-            temporary.replace(kept)
+            with replacing(kept) as temporary:
+                Image.fromarray(picture).save(temporary, "PNG", compress_level=3)
         return picture
 
 

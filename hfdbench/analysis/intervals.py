@@ -6,8 +6,6 @@ made from is younger; where that is not stored (features are large), kept draws 
 or is not backed by stored images (a published one).
 """
 
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import pandas as pd
 from hfdbench.analysis import bootstrap
 from hfdbench.codecs.identity import key
 from hfdbench.errors import UsageError, unknown
+from hfdbench.files.atomic import replacing
 from hfdbench.results import store
 
 METHOD = 1  # part of the cache's names: count it up when the numbers change
@@ -141,8 +140,5 @@ def features(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _keep(path: Path, samples: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp")
-    with open(temporary, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.save(file, samples)
-    os.replace(temporary, path)

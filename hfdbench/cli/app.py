@@ -66,7 +66,9 @@ def main() -> None:
         print(f"hfdbench: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("hfdbench: stopped; finished results are kept, and the same command continues from there", file=sys.stderr)
+        print(
+            "hfdbench: stopped; finished results are kept, and the same command continues from there", file=sys.stderr
+        )
         sys.exit(130)
     except BrokenPipeError:  # the reader of our stdout has gone, as head does
         sys.stderr.close()

@@ -21,6 +21,7 @@ import importlib
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from PIL import Image
 from hfdbench.cards.schema import DatasetCard, choose
 from hfdbench.datasets.image_files import SUFFIXES, VERSION, picture_size, read_picture
 from hfdbench.errors import ImageError, Unavailable, UsageError
+from hfdbench.files.atomic import write_text
 
 CROP = 256
 
@@ -198,12 +200,8 @@ def _chosen(card: DatasetCard, folder: Path, present: Sequence[Path], mend: str)
     if len(names) < card.count:
         raise UsageError(f"dataset {card.id}: only {len(names):,} of {card.count:,} pictures are large enough; {mend}")
     body = "".join(f"{name}\n" for name in names)
-    try:
-        scratch = record.with_name(f".{record.name}.{os.getpid()}")
-        scratch.write_text(f"# sha256 {hashlib.sha256(body.encode()).hexdigest()}\n{body}", encoding="utf-8")
-        scratch.replace(record)
-    except OSError:
-        pass  # a read-only data root: the rule gives the same names next time
+    with suppress(UsageError):  # a read-only data root: the rule gives the same names next time
+        write_text(record, f"# sha256 {hashlib.sha256(body.encode()).hexdigest()}\n{body}")
     return [by_name[name] for name in names]
 
 

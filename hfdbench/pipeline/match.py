@@ -21,6 +21,7 @@ from hfdbench.codecs.mixed import fraction
 from hfdbench.codecs.pool import CodecFailed, Pool, in_order
 from hfdbench.datasets.dataset import Dataset, find_data_root, open_dataset
 from hfdbench.errors import ImageError, Unavailable, UsageError, unknown
+from hfdbench.files.atomic import write_text
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import Progress
 from hfdbench.results import store
@@ -250,8 +251,7 @@ def _write(out: Path, card: CodecCard, other: str, dataset: str, solved: list[So
         point = {"id": found.point, "options": options if mixed else found.low}
         text += "\n[[points]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in point.items())
     path = Path(out) / "matched" / "codecs" / f"{name}.toml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 

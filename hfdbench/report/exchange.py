@@ -21,6 +21,7 @@ import pandas as pd
 from hfdbench import __version__
 from hfdbench.analysis import intervals as uncertainty
 from hfdbench.errors import UsageError, unknown
+from hfdbench.files.atomic import write_text
 from hfdbench.metrics.image import pixel as distortion
 from hfdbench.results import published, store
 
@@ -247,7 +248,6 @@ def import_compressai(
 
 
 def _write(folder: Path, stem: str, content: object) -> Path:
-    Path(folder).mkdir(parents=True, exist_ok=True)
     path = Path(folder) / f"{stem}.json"
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return path

@@ -25,6 +25,7 @@ from hfdbench.analysis.curves import Axis, Curve, FigureData, datasets, figure_d
 from hfdbench.analysis.ledger import LedgerData, ledger_data
 from hfdbench.cards.schema import CodecCard, FigureCard
 from hfdbench.errors import Unavailable, UsageError, unknown
+from hfdbench.files.atomic import replacing, write_text
 from hfdbench.report import captions
 from hfdbench.report import labels as layout
 from hfdbench.results.published import Overlay, choose
@@ -195,10 +196,11 @@ def draw(
                 figure = _figure(data, ink, width, captions.source(options.commit), marks)
             for name in options.formats:
                 files.append(out / f"{stem}.{name}")
-                figure.savefig(files[-1], format=name, dpi=300, metadata=METADATA[name])
+                with replacing(files[-1]) as temporary:
+                    figure.savefig(temporary, format=name, dpi=300, metadata=METADATA[name])
         files += [out / f"{stem}.md", out / f"{stem}.tex"]
-        files[-2].write_text(captions.markdown(data, card.note, options.commit), encoding="utf-8")
-        files[-1].write_text(captions.latex(data, card.note, options.commit, stem), encoding="utf-8")
+        write_text(files[-2], captions.markdown(data, card.note, options.commit))
+        write_text(files[-1], captions.latex(data, card.note, options.commit, stem))
     refusals = (data.not_overlaid for data in every if isinstance(data, FigureData))
     return Drawn(tuple(files), (), tuple(filter(None, refusals)))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from hfdbench.analysis.gate import GateReport, moved_text
+from hfdbench.files.atomic import write_text
 from hfdbench.metrics.registry import METRICS
 
 
@@ -85,8 +86,7 @@ def tell(report: GateReport, junit_file: Path | None = None, markdown_file: Path
     print(text, end="")
     for path, content in ((junit_file, junit(report)), (markdown_file, text)):
         if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_text(content, encoding="utf-8")
+            write_text(Path(path), content)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with open(summary, "a", encoding="utf-8") as file:
             file.write(text)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hfdbench.errors import UsageError
+from hfdbench.files.atomic import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,19 +121,10 @@ def write_table(path: Path, table: pa.Table, metadata: dict) -> None:
 
 def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], metadata: dict, rows: int) -> None:
     """Write a stream of batches, whole or not at all, in row groups of `rows` however the batches are cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # a leading dot: no reader takes it
-    try:
-        with open(temporary, "wb") as file:
-            schema = schema.with_metadata({b"hfdbench": json.dumps(metadata, sort_keys=True).encode()})
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                for table in _regrouped(schema, batches, rows):
-                    writer.write_table(table, row_group_size=rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    schema = schema.with_metadata({b"hfdbench": json.dumps(metadata, sort_keys=True).encode()})
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for table in _regrouped(schema, batches, rows):
+            writer.write_table(table, row_group_size=rows)
 
 
 def _regrouped(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

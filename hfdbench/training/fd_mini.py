@@ -24,6 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hfdbench.files.atomic import replacing
+
 SIDE = 256  # pixels
 TEACHER_PIXEL = SIDE / 299  # of its input, in pixels of the patch
 HELD_OUT = 5  # every fifth group
@@ -135,8 +137,8 @@ def prepare(photos: Path, inception: Path, out: Path, recipe: dict) -> None:
             patches = np.stack(groups)
             np.save(out / f"patches-{name}", patches)
             features = teacher.features(patches.reshape(-1, SIDE, SIDE, 3)).reshape(*patches.shape[:2], -1)
-            np.save(out / f"part-{name}", features.astype(np.float16))
-            (out / f"part-{name}").rename(out / f"features-{name}")  # last: a shard is there when its features are
+            with replacing(out / f"features-{name}") as part, open(part, "wb") as file:  # last: then the shard is there
+                np.save(file, features.astype(np.float16))
             print(f"{first + len(groups)} groups", flush=True)
 
 
@@ -166,8 +168,8 @@ def maps(inception: Path, out: Path, recipe: dict) -> None:
             parts = {f"{key}{k}": value for k, basis in enumerate(bases) for key, value in vars(basis).items()}
             np.savez(out / "bases.npz", **parts)
         arrays = (basis.of(x).astype(np.float16) for basis, x in zip(bases, whole, strict=True))
-        np.savez(out / "part.npz", *(x.reshape(*patches.shape[:2], *x.shape[1:]) for x in arrays))
-        (out / "part.npz").rename(out / f"maps-{name}.npz")
+        with replacing(out / f"maps-{name}.npz") as part, open(part, "wb") as file:
+            np.savez(file, *(x.reshape(*patches.shape[:2], *x.shape[1:]) for x in arrays))
         print(f"maps of shard {name}", flush=True)
 
 
@@ -248,8 +250,8 @@ def _descend(network, config, data: "_Shards", recipe: dict, out: Path) -> None:
             with open(out / "log.csv", "a") as log:
                 log.write(line + "\n")
             tensors = {"both": both.state_dict(), "optimiser": optimiser.state_dict()}
-            torch.save(tensors | {"step": step}, out / "checkpoint.part")
-            (out / "checkpoint.part").rename(state)
+            with replacing(state, RuntimeError) as part:
+                torch.save(tensors | {"step": step}, part)
 
 
 def _guesses(stages, heads) -> list:

@@ -22,11 +22,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from hfdbench.files.atomic import replacing, write_text
 from hfdbench.hfd.autoencoder import STRIDE, Autoencoder, AutoencoderConfig
 from hfdbench.hfd.decoder import Decoder, Sampling
 from hfdbench.hfd.network import NetworkConfig
@@ -36,7 +38,6 @@ from hfdbench.training import objectives, pairs, photos
 from hfdbench.training import plots as pictures
 from hfdbench.training.adversaries import read_perceptual
 from hfdbench.training.objectives import Batch, Loss
-from hfdbench.training.pairs import write_atomically
 
 log = logging.getLogger(__name__)
 LOG_EVERY = 100  # steps
@@ -281,7 +282,8 @@ def train(
                 average=average,
                 step=step,
             )
-            write_atomically(checkpoint, lambda path: torch.save(state, path))
+            with replacing(checkpoint, RuntimeError) as temporary:
+                torch.save(state, temporary)
             pictures.loss_curves(out / "log.jsonl", out / "loss.png")
 
     passes = list(task.passes(modules, fabric))
@@ -408,7 +410,8 @@ def export(task: AutoencoderTask | DecoderTask, path: Path) -> None:
         "torch": torch.__version__,
     }
     tensors = pack(task.model.state_dict(), task.recipe.stored)
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+    with replacing(path, SafetensorError) as temporary:
+        save_file(tensors, temporary, metadata)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -472,7 +475,7 @@ def train_recipe(
         )
         if init:
             log.info("starting from %s, sha256 %s", init.name, hashlib.sha256(init.read_bytes()).hexdigest())
-        write_atomically(out / "data.txt", lambda path: path.write_text("".join(f"{name}\n" for name in found.names)))
+        write_text(out / "data.txt", "".join(f"{name}\n" for name in found.names))
         if stage_1:
             task = AutoencoderTask(recipe, found, init)
         else:

@@ -7,7 +7,6 @@ arXiv:2305.18231, section 5.3: 640 pixels, of which a border of 64 is dropped).
 
 import hashlib
 import itertools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from hfdbench.files.atomic import replacing
 from hfdbench.hfd.autoencoder import Autoencoder
 from hfdbench.training.photos import Photos
 
@@ -74,7 +74,8 @@ def make_pairs(
                     "pixels": (both * 255).round().byte().permute(1, 2, 0).cpu().contiguous(),
                     "latents": y[(0, slice(None), *inner)].half().cpu().contiguous(),
                 }
-                write_atomically(path, lambda temporary, tensors=tensors: save_file(tensors, temporary))
+                with replacing(path, SafetensorError) as temporary:
+                    save_file(tensors, temporary)
             tensors = load_file(path)
             pairs[index].append(Pair(tensors["pixels"].numpy(), tensors["latents"].numpy(), rate))
     return list(itertools.chain.from_iterable(pairs))
@@ -110,19 +111,3 @@ def residual_roots(pairs: list[Pair], rates: int) -> Tensor:
         counts[pair.rate] += len(difference)
     values, vectors = np.linalg.eigh(products / counts[:, None, None])
     return torch.from_numpy((vectors * np.sqrt(values)[:, None]) @ vectors.transpose(0, 2, 1)).float()
-
-
-def write_atomically(path: Path, write) -> None:
-    """Let `write` fill a temporary neighbour, then rename it: the old file stays whole if anything fails.
-
-    Raises OSError saying so, for a full disk above all.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
-        kept = "the one before it is intact" if path.exists() else "there was none before"
-        raise OSError(f"{path}: could not be written ({error}); {kept}; free disk space and run again") from None
-    finally:
-        temporary.unlink(missing_ok=True)

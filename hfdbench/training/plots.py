@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hfdbench.training.pairs import write_atomically
+from hfdbench.files.atomic import replacing
 
 
 def loss_curves(journal: Path, path: Path) -> None:
@@ -25,7 +25,8 @@ def loss_curves(journal: Path, path: Path) -> None:
         axis.plot([line["step"] for line in lines], [line.get(name) for line in lines], linewidth=1)
         axis.set(title=name, xlabel="step")
         axis.spines[["top", "right"]].set_visible(False)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
 
 
 def sample_grid(rows: Tensor, path: Path) -> None:
@@ -33,4 +34,5 @@ def sample_grid(rows: Tensor, path: Path) -> None:
     height = rows.shape[3]
     grid = rows.permute(0, 3, 1, 4, 2).reshape(len(rows) * height, -1, 3)
     picture = Image.fromarray((grid.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
-    write_atomically(path, lambda temporary: picture.save(temporary, "png"))
+    with replacing(path) as temporary:
+        picture.save(temporary, "png")

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,11 +16,14 @@ import torch
 from helpers_hfd import SMALL, autoencoder, decoder, picture, write
 from helpers_metrics import random_weights
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hfdbench.cards.schema import bundled_root
+from hfdbench.errors import UsageError
+from hfdbench.files.atomic import replacing
 from hfdbench.hfd.decoder import Sampling
 from hfdbench.hfd.sampling import Schedule, alpha_sigma
 from hfdbench.hfd.weights import load_into, read_autoencoder, read_decoder
@@ -115,8 +119,8 @@ def test_pairs_show_the_photograph_its_reconstruction_and_its_latents(data, tmp_
 def test_processes_that_begin_elsewhere_share_the_pairs(data, tmp_path, monkeypatch):
     """One that begins at another photograph goes on from there; the pairs are the same ones in the same order."""
     one = pairs.make_pairs(data, autoencoder(), 64, 32, tmp_path / "one")
-    written, write = [], pairs.write_atomically
-    monkeypatch.setattr(pairs, "write_atomically", lambda path, how: written.append(path) or write(path, how))
+    written, write = [], pairs.replacing
+    monkeypatch.setattr(pairs, "replacing", lambda path, *errors: written.append(path) or write(path, *errors))
     other = pairs.make_pairs(data, autoencoder(), 64, 32, tmp_path / "other", first=5)
     for a, b in zip(one, other, strict=True):
         assert a.rate == b.rate and np.array_equal(a.pixels, b.pixels) and np.array_equal(a.latents, b.latents)
@@ -434,16 +438,17 @@ def test_damaged_checkpoints_are_refused(make_task, stopped, damage):
 FULL = """
 import resource, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/training"]
 from test_hfd_training import recipe
 from helpers_hfd import autoencoder
-from hfdbench.hfd import photos, training
+from hfdbench.errors import UsageError
+from hfdbench.training import loop as training, photos
 data, cache, out, limit = (Path(a) for a in sys.argv[2:])
 task = training.DecoderTask(recipe("hfd"), photos.read_photos(data, 64), autoencoder(), cache)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(str(limit)), int(str(limit))))
 try:
     training.train(task, out)
-except OSError as error:
+except UsageError as error:
     print(error)
 """
 
@@ -455,8 +460,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(make_task, folder, cache, stoppe
     good = checkpoint.read_bytes()
     arguments = [Path(__file__).parents[1], folder, cache, stopped, str(len(good) // 2)]
     said = subprocess.run([sys.executable, "-c", FULL, *arguments], capture_output=True, text=True, check=True).stdout
-    assert said.startswith(f"{checkpoint}: could not be written"), said
-    assert "the one before it is intact; free disk space and run again" in said
+    assert said.startswith(f"{checkpoint}: cannot be written"), said
+    assert "the old file is intact; check free space" in said
     assert checkpoint.read_bytes() == good
     assert not [path for path in stopped.iterdir() if path.name.startswith(".")]
     assert training.train(make_task(recipe("hfd")), stopped)
@@ -473,20 +478,29 @@ def test_a_full_disk_while_logging_leaves_the_last_checkpoint(make_task, stopped
 
 
 def test_files_that_cannot_be_written_leave_the_old_ones(tmp_path):
-    """safetensors and torch have errors of their own for what the system refuses: here there is no such folder."""
-    with pytest.raises(OSError, match=r"w\.safetensors: could not be written .*none before; free disk space"):
-        pairs.write_atomically(tmp_path / "no" / "w.safetensors", lambda path: save_file({"a": torch.ones(1)}, path))
-    with pytest.raises(OSError, match=r"c\.pt: could not be written .*none before"):
-        pairs.write_atomically(tmp_path / "no" / "c.pt", lambda path: torch.save({}, path))
+    """safetensors and torch have errors of their own for what the system refuses: here, files of more than 4 KiB."""
+    writers = {"w.safetensors": lambda path: save_file({"a": torch.ones(9999)}, path)}
+    writers["c.pt"] = lambda path: torch.save({"a": torch.ones(9999)}, path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name, write_file in writers.items():
+        (tmp_path / name).write_bytes(b"old")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        try:
+            with pytest.raises(UsageError, match=rf"{name}: cannot be written: .*the old file is intact"):  # noqa: SIM117
+                with replacing(tmp_path / name, RuntimeError, SafetensorError) as temporary:
+                    write_file(temporary)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (tmp_path / name).read_bytes() == b"old"
 
 
 TWO = """
 import hashlib, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/training"]
 from test_hfd_training import recipe
 from helpers_hfd import autoencoder
-from hfdbench.hfd import photos, training
+from hfdbench.training import loop as training, photos
 data, cache, inception, out = (Path(a) for a in sys.argv[2:])
 fabric = training.make_fabric("cpu", 2, False)
 fabric.launch()

@@ -28,6 +28,7 @@ from hfdbench.analysis.curves import ENOUGH_PATCHES, IDENTITIES, stored_interval
 from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard, bundled_root, find_cards
 from hfdbench.datasets.dataset import open_dataset
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files.atomic import replacing, write_text
 from hfdbench.metrics.distribution.influence import pull
 from hfdbench.metrics.distribution.patches import PATCH
 from hfdbench.metrics.registry import METRICS
@@ -147,10 +148,8 @@ def write_page(
         script=_inert("".join(program)),
         pictures="\n".join(album.elements),
     )
-    to.mkdir(parents=True, exist_ok=True)
-    path, temporary = to / "index.html", to / ".index.html.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    path = to / "index.html"
+    write_text(path, text)
     return Page(path, path.stat().st_size, tuple(album.notes))
 
 
@@ -425,8 +424,8 @@ def _pull(out: Path, trial: _Trial, section: dict) -> list[float] | None:
         values = np.load(kept)
     else:
         values = pull(uncertainty.features(reference)[0], uncertainty.features(own)[0])
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        np.save(kept, values)
+        with replacing(kept) as temporary, open(temporary, "wb") as file:
+            np.save(file, values)
     return [float(f"{value:.4g}") for value in values[seen]]
 
 

@@ -1,0 +1,83 @@
+"""A file is written whole or not at all: it is filled beside its place and renamed into it.
+
+Conventions
+    temporary   `.NAME.RANDOM.tmp` in the same folder. The leading dot hides it from every reader of hfdbench; one that a killed
+                process left behind may be deleted (`hfdbench run` does it after a day).
+    durable     the content reaches the disk before the rename, so that a power cut leaves the old file or the new one.
+    links       a symbolic link stays one: the file that it points to is replaced. A device or pipe is written as it is.
+    errors      UsageError names the file, the cause and what stays intact.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hfdbench.errors import UsageError
+
+MOST_NAME_BYTES = 200  # of the 255 that file systems allow, to leave room for the rest of the temporary name
+
+
+@contextmanager
+def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
+    """Give a temporary path to fill; when the block ends, the file there becomes `path`.
+
+    Missing parent folders are made. If the block raises, the temporary file is removed and `path` is as it was.
+
+    Parameters
+    ----------
+    path : Path
+        The file to write or to replace.
+    *errors : type of Exception
+        What the block's library raises, besides OSError, when it cannot write: torch's RuntimeError, for example.
+
+    Yields
+    ------
+    Path
+        A file name in the folder of `path` that does not exist. It ends with ".tmp": state the format to writers that go by
+        the suffix, and open it for `numpy.save`, which appends one.
+
+    Raises
+    ------
+    UsageError
+        When the disk is full, the folder is not writable, or anything else keeps the file from being written.
+    """
+    path = Path(path)
+    special = path.is_relative_to("/dev") or path.is_fifo()
+    path = path if special else Path(os.path.realpath(path))
+    stem = path.name.encode(errors="surrogateescape")[:MOST_NAME_BYTES].decode(errors="ignore")
+    temporary = path if special else path.with_name(f".{stem}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if not special:
+            _flush(temporary)
+            os.replace(temporary, path)
+    except (OSError, *errors) as error:
+        cause = getattr(error, "strerror", None) or error or type(error).__name__
+        kept = "the old file is intact" if os.path.exists(path) else "there was none before"
+        raise UsageError(f"{path}: cannot be written: {cause}; {kept}; check free space and permissions") from error
+    finally:
+        if not special:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file of bytes, whole or not at all. Raises UsageError as `replacing` does."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file of UTF-8 text with the line ends it has, whole or not at all. Raises UsageError as `replacing` does."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
