@@ -71,7 +71,8 @@ def metrics() -> str:
 
 
 def codecs() -> str:
-    from hfdbench.cards.schema import CodecCard, find_cards
+    from hfdbench.cards.find import find_cards
+    from hfdbench.cards.schema import CodecCard
 
     cards = sorted(find_cards(CodecCard, ()).values(), key=lambda card: (card.kind, card.id))
     parts = ["# Codecs\n\nWritten from the cards in `codecs/`. `hfdbench doctor` says which work on a machine.\n"]
@@ -87,7 +88,8 @@ def codecs() -> str:
 
 
 def datasets() -> str:
-    from hfdbench.cards.schema import DatasetCard, find_cards
+    from hfdbench.cards.find import find_cards
+    from hfdbench.cards.schema import DatasetCard
 
     cards = sorted(find_cards(DatasetCard, ()).values(), key=lambda card: card.id)
     parts = ["# Datasets\n\nWritten from the cards in `datasets/`. `hfdbench fetch ID` brings one.\n"]

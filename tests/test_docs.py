@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard, find_cards
+from hfdbench.cards.find import find_cards
+from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard
 from hfdbench.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent

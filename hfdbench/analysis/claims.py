@@ -21,7 +21,8 @@ import numpy as np
 from hfdbench.analysis import bootstrap
 from hfdbench.analysis import intervals as uncertainty
 from hfdbench.analysis.intervals import Trial
-from hfdbench.cards.schema import CodecCard, find_cards
+from hfdbench.cards.find import find_cards
+from hfdbench.cards.schema import CodecCard
 from hfdbench.datasets.dataset import find_data_root, open_dataset
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.pipeline.plan import Request

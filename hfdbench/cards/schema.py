@@ -1,26 +1,32 @@
-"""Cards: TOML files that say what is compared, on what, and how it is shown. Read, validate, find them.
+"""What cards may say: one frozen pydantic model for each kind, and one door through which TOML becomes a model.
 
-A card is found in, later folders adding to earlier ones: the bundled folder, folders named by entry points of the group
-`hfdbench.cards` (an entry point is a path, or a function that returns one), the current directory, and every --cards DIR.
-Each of these holds `codecs/*.toml`, `datasets/*.toml`, `reports/*.toml`. Two cards of one id are refused, unless the
-files are equal to the byte (a checkout beside an installed copy).
+The same door serves everything that users write in TOML or as options, recipes of trainings for example::
+
+    class Recipe(Table):
+        steps: int = Field(gt=0)
+
+    recipe = validated(Recipe, read_toml(path), path)
+
+A mistake ends in a UsageError such as `FILE: key "points.0.wieghts": is unknown; known keys: id, options`.
 """
 
 import re
 import tomllib
-from collections.abc import Iterable
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hfdbench.errors import UsageError, unknown
 
-ID = re.compile(r"[a-z0-9][a-z0-9._+-]*")
 
-PACKAGE = Path(__file__).parent.parent  # of hfdbench
+def _plain_id(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._+-]*", value):
+        raise ValueError("must be lower-case letters, digits and . _ + -")
+    return value
+
+
+Id = Annotated[str, AfterValidator(_plain_id)]
 
 
 class Table(BaseModel):
@@ -30,18 +36,17 @@ class Table(BaseModel):
 
 
 class Card(Table):
-    """What every card has. `source` is the file it was read from."""
+    """What every card has. `source` is the file it was read from.
 
-    id: str
+    `thing` and `folder_of_cards` are of the kind: what messages call it, and the folder that its cards lie in.
+    """
+
+    thing: ClassVar[str] = "card"
+    folder_of_cards: ClassVar[str] = ""
+
+    id: Id
     title: str = ""
     source: Path = Field(default=Path("card"), exclude=True)
-
-    @field_validator("id")
-    @classmethod
-    def _plain_id(cls, value: str) -> str:
-        if not ID.fullmatch(value):
-            raise ValueError("must be lower-case letters, digits and . _ + -")
-        return value
 
 
 class WeightFile(Table):
@@ -57,12 +62,10 @@ class Point(Table):
     network_evaluations: passes of the decoder's network over each pixel, the cost that samplers are compared by.
     """
 
-    id: str
+    id: Id
     options: dict[str, Any] = {}
     weights: tuple[WeightFile, ...] = ()
     network_evaluations: int | None = Field(default=None, ge=0)
-
-    _plain = field_validator("id")(Card._plain_id.__func__)
 
 
 class Skip(Table):
@@ -80,6 +83,9 @@ class CodecCard(Card):
     replace the common ones.
     streams: id of the codec whose streams (of the same point ids) this one decodes; it then never encodes.
     """
+
+    thing: ClassVar[str] = "codec"
+    folder_of_cards: ClassVar[str] = "codecs"
 
     kind: Literal["classical", "autoencoder", "gan", "diffusion", "flow"]
     adapter: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
@@ -107,7 +113,7 @@ class CodecCard(Card):
         return {**data, "points": [whole(point) for point in points]}
 
     @model_validator(mode="after")
-    def _unique_points(self):
+    def _unique_points(self) -> Self:
         ids = [point.id for point in self.points]
         for name in ids:
             if ids.count(name) > 1:
@@ -147,6 +153,9 @@ class DatasetCard(Card):
     package: Python function "module:function" that returns the paths of the pictures, instead of a folder.
     """
 
+    thing: ClassVar[str] = "dataset"
+    folder_of_cards: ClassVar[str] = "datasets"
+
     folder: str | None = Field(default=None, pattern=r"^\w[\w.+-]*$")
     package: str | None = None
     count: int | None = Field(default=None, ge=1)
@@ -161,13 +170,13 @@ class DatasetCard(Card):
     sources: tuple[Source, ...] = ()
 
     @model_validator(mode="after")
-    def _has_a_place(self):
+    def _has_a_place(self) -> Self:
         if (self.folder is None) == (self.package is None):
             raise ValueError('give either "folder" or "package"')
         return self
 
     @model_validator(mode="after")
-    def _has_one_list(self):
+    def _has_one_list(self) -> Self:
         if (self.names is None) != (self.names_sha256 is None):
             raise ValueError('"names" and "names_sha256" go together')
         if self.pool is not None and (self.folder is None or self.names is not None or self.count is None):
@@ -186,6 +195,9 @@ class FigureCard(Card):
     which opens with the title.
     """
 
+    thing: ClassVar[str] = "figure"
+    folder_of_cards: ClassVar[str] = "reports"
+
     chart: Literal["curves", "ledger"] = "curves"
     x: str
     y: str
@@ -201,7 +213,7 @@ class FigureCard(Card):
     note: str = ""
 
     @model_validator(mode="after")
-    def _ordered_ranges(self):
+    def _ordered_ranges(self) -> Self:
         for key in ("x", "y"):
             low, high = getattr(self, f"{key}_range") or (1, 2)
             if not low < high or (low <= 0 and getattr(self, f"{key}_log")):
@@ -223,110 +235,94 @@ class Tolerance(Table):
 class GateCard(Card):
     """What the gate lets pass. `level`: of the intervals; `time_floor_s`: shorter times count as this long."""
 
+    thing: ClassVar[str] = "gate"
+    folder_of_cards: ClassVar[str] = "reports/gate"
+
     level: float = Field(default=0.99, gt=0, lt=1)
     time_floor_s: float = Field(default=0.05, ge=0)
     tolerance: Tolerance
 
 
+M = TypeVar("M", bound=BaseModel)
 C = TypeVar("C", bound=Card)
-FOLDERS: dict[type[Card], str] = {
-    CodecCard: "codecs",
-    DatasetCard: "datasets",
-    FigureCard: "reports",
-    GateCard: "reports/gate",
-}
 
 
-def bundled_root() -> Path:
-    """Folder that holds codecs/, datasets/, reports/: inside an installed package, or the checkout itself."""
-    installed = PACKAGE / "_data"
-    return installed if installed.is_dir() else PACKAGE.parent
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file, with or without a byte-order mark, with any line ends.
+
+    Parameters
+    ----------
+    path : Path
+        A UTF-8 file.
+
+    Returns
+    -------
+    dict
+        Its table.
+
+    Raises
+    ------
+    UsageError
+        When it cannot be read or is not valid TOML, naming the line.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}; fix that line") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: cannot be read: {error}; save it as UTF-8") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; check its name and permissions") from None
 
 
-def card_roots(extra: Iterable[Path] = ()) -> list[Path]:
-    """Every folder that cards are looked for in, in order. Raises UsageError for a --cards folder that is not there."""
-    roots = [bundled_root(), *_entry_point_roots(), Path.cwd()]
-    for folder in extra:
-        if not Path(folder).is_dir():
-            raise UsageError(f"--cards {folder}: no such folder; give one that holds codecs/, datasets/ or reports/")
-        roots.append(Path(folder))
-    return list(dict.fromkeys(root.resolve() for root in roots))
+def validated(kind: type[M], data: dict[str, Any], origin: Path | str, **more: Any) -> M:
+    """Build a model from the keys of a table.
 
+    Parameters
+    ----------
+    kind : type of BaseModel
+        The model.
+    data : dict
+        Keys and values as they were written.
+    origin : Path or str
+        Where they were written, for messages.
+    **more
+        Fields that do not come from the table.
 
-@cache
-def _entry_point_roots() -> tuple[Path, ...]:
-    roots = []
-    for entry in entry_points(group="hfdbench.cards"):
-        try:
-            place = entry.load()
-            roots.append(Path(place() if callable(place) else place))
-        except Exception as error:
-            raise UsageError(f'entry point "{entry.name}" of {entry.value}: {error}; mend or uninstall it') from error
-    return tuple(roots)
+    Returns
+    -------
+    BaseModel
+        An instance of `kind`.
+
+    Raises
+    ------
+    UsageError
+        For the first wrong key: its name, what is wrong with it, and the known keys where it is unknown.
+    """
+    if taken := sorted(data.keys() & more.keys()):
+        raise UsageError(f'{origin}: key "{taken[0]}": is unknown; remove it')
+    try:
+        return kind(**data, **more)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(all of it)"
+        cause = {"missing": "is missing", "extra_forbidden": "is unknown"}.get(first["type"], first["msg"])
+        known = [name for name in _known_keys(kind, first["loc"]) if name not in more]
+        hint = {"missing": "add it", "extra_forbidden": f"known keys: {', '.join(known)}"}.get(
+            first["type"], "correct it"
+        )
+        raise UsageError(f'{origin}: key "{key}": {cause}; {hint}') from None
 
 
 def read_card(path: Path, kind: type[C]) -> C:
-    """Read and validate one card. Raises UsageError naming file, key, cause and hint."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not valid TOML: {error}; mend the line") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from None
-    if "source" in data:
-        raise UsageError(f'{path}: key "source": unknown; remove it')
-    try:
-        return kind(**data, source=path)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(whole card)"
-        cause = {"missing": "is missing", "extra_forbidden": "is unknown"}.get(first["type"], first["msg"])
-        hint = {"missing": "add it", "extra_forbidden": f"known keys: {', '.join(_keys(kind, first['loc']))}"}
-        raise UsageError(f'{path}: key "{key}": {cause}; {hint.get(first["type"], "fix the card")}') from None
+    """Read and validate one card. Raises UsageError as `read_toml` and `validated` do."""
+    return validated(kind, read_toml(path), path, source=path)
 
 
-def _keys(kind: type[BaseModel], location: tuple) -> list[str]:
+def _known_keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Keys of the table that a key at this location stands in."""
     for part in location[:-1]:
         if isinstance(part, str):
-            inner = [t for t in getattr(kind.model_fields[part].annotation, "__args__", ()) if isinstance(t, type)]
-            tables = [t for t in inner if issubclass(t, BaseModel)]
-            kind = tables[0] if tables else kind
-    return [name for name in kind.model_fields if name != "source"]
-
-
-def find_cards(kind: type[C], extra: Iterable[Path] = ()) -> dict[str, C]:
-    """Every card of a kind by id, sorted. Raises UsageError for an invalid card or an id given twice."""
-    found: dict[str, C] = {}
-    for root in card_roots(extra):
-        for path in sorted((root / FOLDERS[kind]).glob("*.toml")):
-            card = read_card(path, kind)
-            twin = found.get(card.id)
-            if twin is None:
-                found[card.id] = card
-            elif twin.source.read_bytes() != path.read_bytes():
-                raise UsageError(f'{path}: id "{card.id}" is taken by {twin.source}; choose another id')
-    for card in found.values():
-        if isinstance(card, CodecCard) and card.streams is not None:
-            _check_streams(card, found)
-    return dict(sorted(found.items()))
-
-
-def _check_streams(card: CodecCard, cards: dict[str, Any]) -> None:
-    maker = cards.get(card.streams)
-    if maker is None:
-        raise UsageError(f'{card.source}: key "streams": {unknown("codec", card.streams, cards)}')
-    for point in card.points:
-        if all(point.id != other.id for other in maker.points):
-            raise UsageError(f'{card.source}: point "{point.id}": {maker.id} has no such point; rename it')
-
-
-def choose(kind: type[C], wanted: Iterable[str], extra: Iterable[Path] = ()) -> list[C]:
-    """Cards by id, in the order asked for. Raises UsageError for an unknown one, naming the nearest."""
-    cards = find_cards(kind, extra)
-    thing = {CodecCard: "codec", DatasetCard: "dataset", FigureCard: "figure", GateCard: "gate"}[kind]
-    chosen = []
-    for name in dict.fromkeys(wanted):
-        if name not in cards:
-            raise unknown(thing, name, cards)
-        chosen.append(cards[name])
-    return chosen
+            tables = [t for t in get_args(kind.model_fields[part].annotation) if isinstance(t, type)]
+            kind = next((table for table in tables if issubclass(table, BaseModel)), kind)
+    return list(kind.model_fields)

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hfdbench.cards.schema import CodecCard, DatasetCard, find_cards
+from hfdbench.cards.find import find_cards
+from hfdbench.cards.schema import CodecCard, DatasetCard
 from hfdbench.codecs.protocol import load_codec
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.metrics.image.measure import BY_NAME, Place, open_measure

@@ -25,7 +25,8 @@ def gate(
 ) -> None:
     """Compare a run with a baseline. Exits with 1 when it is worse beyond chance and tolerance, 2 when they cannot be compared."""
     from hfdbench.analysis import gate
-    from hfdbench.cards.schema import GateCard, choose
+    from hfdbench.cards.find import choose
+    from hfdbench.cards.schema import GateCard
     from hfdbench.report import gate_text
 
     if (against is None) == (accept is None):
@@ -48,7 +49,8 @@ def conform(
     cards: Cards = None,
 ) -> None:
     """Check a codec. Sizes, determinism, damaged streams, honesty, memory; exits with 1 when a check fails."""
-    from hfdbench.cards.schema import CodecCard, choose, find_cards
+    from hfdbench.cards.find import choose, find_cards
+    from hfdbench.cards.schema import CodecCard
     from hfdbench.checks.conform import conform as check
 
     card = choose(CodecCard, [codec], cards or ())[0]

@@ -51,7 +51,8 @@ def report(
 ) -> None:
     """Draw figures of stored points, or the page (--html)."""
     from hfdbench.analysis import curves
-    from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard, choose, find_cards
+    from hfdbench.cards.find import choose, find_cards
+    from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard
     from hfdbench.report import figures
     from hfdbench.results import published as others
     from hfdbench.results import store
@@ -138,7 +139,8 @@ def list_(
     """List codecs, datasets, figures or published numbers."""
     import pandas as pd
 
-    from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard, find_cards
+    from hfdbench.cards.find import find_cards
+    from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard
     from hfdbench.report.tables import render
 
     if thing is Thing.codecs:

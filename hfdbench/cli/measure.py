@@ -48,7 +48,8 @@ def run(
     cards: Cards = None,
 ) -> None:
     """Encode, decode and measure. What is measured already is skipped; a stopped run continues."""
-    from hfdbench.cards.schema import CodecCard, choose
+    from hfdbench.cards.find import choose
+    from hfdbench.cards.schema import CodecCard
     from hfdbench.pipeline import run as pipeline
     from hfdbench.pipeline.plan import Request
 
@@ -119,7 +120,8 @@ def match(
     """Measure a classical codec at another's bytes. Solves its quality for them and writes a card of the result."""
     from dataclasses import replace
 
-    from hfdbench.cards.schema import CodecCard, choose, read_card
+    from hfdbench.cards.find import choose
+    from hfdbench.cards.schema import CodecCard, read_card
     from hfdbench.pipeline import match as matching
     from hfdbench.pipeline import run as pipeline
     from hfdbench.pipeline.plan import Request
@@ -149,7 +151,8 @@ def files(weights: list[str] | None) -> tuple[tuple[str, Path], ...]:
 
 def stored_requests(out: Path, codecs, datasets, cards, workers, inception, data_root) -> "list[Request]":
     """The requests that made the stored points, one per limit, seed and device."""
-    from hfdbench.cards.schema import CodecCard, choose, find_cards
+    from hfdbench.cards.find import choose, find_cards
+    from hfdbench.cards.schema import CodecCard
     from hfdbench.pipeline.plan import Request
     from hfdbench.results import store
 

@@ -27,7 +27,8 @@ def fetch(
     cards: Cards = None,
 ) -> None:
     """Download and verify datasets. From their official addresses; resumes."""
-    from hfdbench.cards.schema import DatasetCard, choose
+    from hfdbench.cards.find import choose
+    from hfdbench.cards.schema import DatasetCard
     from hfdbench.datasets.fetch import fetch as bring
 
     failed = False
@@ -52,7 +53,8 @@ def import_(
     cards: Cards = None,
 ) -> None:
     """Read results of other tools as published points. Figures overlay them."""
-    from hfdbench.cards.schema import DatasetCard, choose
+    from hfdbench.cards.find import choose
+    from hfdbench.cards.schema import DatasetCard
     from hfdbench.report.exchange import import_compressai
 
     if form is not Exchange.compressai:

@@ -137,7 +137,7 @@ def look_beside(card: "CodecCard") -> None:
 
 
 def _beside(card: "CodecCard") -> str | None:
-    from hfdbench.cards.schema import bundled_root
+    from hfdbench.cards.find import bundled_root
 
     folder = Path(card.source).resolve().parent.parent
     return None if folder == bundled_root().resolve() else str(folder)

@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hfdbench.cards.schema import DatasetCard, choose
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import DatasetCard
 from hfdbench.datasets.image_files import SUFFIXES, VERSION, picture_size, read_picture
 from hfdbench.errors import ImageError, Unavailable, UsageError
 from hfdbench.files.atomic import write_text

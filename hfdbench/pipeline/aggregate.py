@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hfdbench import __version__
-from hfdbench.cards.schema import bundled_root
+from hfdbench.cards.find import bundled_root
 from hfdbench.codecs.pool import cores
 from hfdbench.metrics.distribution.fid_infinity import fid_infinity
 from hfdbench.metrics.distribution.fingerprint import fid_id, weights_label

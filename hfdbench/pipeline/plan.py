@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hfdbench.cards.schema import CodecCard, find_cards
+from hfdbench.cards.find import find_cards
+from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.identity import identity, stream_key, trial_key
 from hfdbench.errors import Unavailable, UsageError, unknown
 

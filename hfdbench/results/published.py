@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hfdbench.cards.schema import bundled_root
+from hfdbench.cards.find import bundled_root
 from hfdbench.errors import UsageError, unknown
 from hfdbench.metrics.registry import METRICS
 

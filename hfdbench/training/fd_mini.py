@@ -95,7 +95,8 @@ class Versions:
 
 def _points(card_id: str) -> list:
     """Every point of a bundled codec, ready to code."""
-    from hfdbench.cards.schema import CodecCard, choose
+    from hfdbench.cards.find import choose
+    from hfdbench.cards.schema import CodecCard
     from hfdbench.codecs.protocol import load_codec
 
     (card,) = choose(CodecCard, [card_id], ())

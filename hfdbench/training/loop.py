@@ -444,7 +444,7 @@ def train_recipe(
     dry_run: one step on one crop in a folder that is thrown away; says what the recipe builds. Returns None.
     Raises ValueError for a recipe, folder or weights that cannot be used.
     """
-    from hfdbench.cards.schema import bundled_root
+    from hfdbench.cards.find import bundled_root
     from hfdbench.hfd.weights import read_autoencoder
 
     path = Path(recipe_name)

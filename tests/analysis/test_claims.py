@@ -10,7 +10,8 @@ from helpers_results import write_codec
 
 from hfdbench.analysis import claims
 from hfdbench.analysis.claims import MANY, STEPS, VARIANTS, gap, radial_power
-from hfdbench.cards.schema import CodecCard, find_cards
+from hfdbench.cards.find import find_cards
+from hfdbench.cards.schema import CodecCard
 from hfdbench.errors import UsageError
 from hfdbench.report import claims_text
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from hfdbench.analysis import bootstrap, gate
 from hfdbench.analysis import intervals as uncertainty
-from hfdbench.cards.schema import CodecCard, GateCard, bundled_root, choose
+from hfdbench.cards.find import bundled_root, choose
+from hfdbench.cards.schema import CodecCard, GateCard
 from hfdbench.datasets import samples
 from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution import influence

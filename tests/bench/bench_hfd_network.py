@@ -132,7 +132,8 @@ def decoder() -> nn.Module:
 
 
 def card():
-    from hfdbench.cards.schema import CodecCard, choose
+    from hfdbench.cards.find import choose
+    from hfdbench.cards.schema import CodecCard
 
     return choose(CodecCard, ["hfd"])[0]
 

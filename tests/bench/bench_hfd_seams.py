@@ -38,7 +38,8 @@ def main() -> int:
         print("HFDBENCH_DATA names no folder of photographs")
         return 2
     torch.set_num_threads(1)
-    from hfdbench.cards.schema import CodecCard, choose
+    from hfdbench.cards.find import choose
+    from hfdbench.cards.schema import CodecCard
     from hfdbench.codecs.hfd import HFD
     from hfdbench.datasets.dataset import open_dataset
 

@@ -27,7 +27,8 @@ def main() -> int:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from helpers_page import browser
 
-    from hfdbench.cards.schema import FigureCard, find_cards
+    from hfdbench.cards.find import find_cards
+    from hfdbench.cards.schema import FigureCard
     from hfdbench.report.page.page import Choice, write_page
 
     with tempfile.TemporaryDirectory() as folder:

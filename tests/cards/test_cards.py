@@ -6,9 +6,12 @@ import sys
 import textwrap
 
 import pytest
+from pydantic import Field
 
+from hfdbench.cards import find
 from hfdbench.cards import schema as cards
-from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard, choose, find_cards, read_card
+from hfdbench.cards.find import choose, find_cards
+from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard, read_card, read_toml, validated
 from hfdbench.codecs.protocol import load_codec
 from hfdbench.errors import Unavailable, UsageError
 
@@ -66,8 +69,8 @@ def test_points_receive_the_shared_options_and_their_own_win(folder):
         ('id = "low"', 'id = "q10"', r'point "q10" is given twice'),
         ('id = "low"', 'id = "low/"', r'key "points.1.id": .*lower-case letters'),
         ("pillow:JPEG", "pillow.JPEG", r'key "adapter": String should match'),
-        ('title = "My codec"', 'title = "My codec', r"not valid TOML: .*line 3.*; mend the line"),
-        ('title = "My codec"', 'source = "elsewhere"', r'key "source": unknown; remove it'),
+        ('title = "My codec"', 'title = "My codec', r"not valid TOML: .*line 3.*; fix that line"),
+        ('title = "My codec"', 'source = "elsewhere"', r'key "source": is unknown; remove it'),
         ("quality = 1 }", "quality = 1 }\nweight = 3", r'key "weight": is unknown'),
         ("options = { quality = 10 }", "options = 10", r'key "points.0.options": Input should be a valid dict'),
         ('options = { chroma = "4:4:4", quality = 1 }', "options = 1", r'key "options": Input should be a valid dict'),
@@ -88,8 +91,39 @@ def test_card_without_points_or_that_is_no_text(folder):
         read_card(write(folder, GOOD[: GOOD.index("[[points]]")] + "points = []"), CodecCard)
     path = write(folder, "")
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=r"mine\.toml: cannot be read: .*; save it as UTF-8"):
         read_card(path, CodecCard)
+    with pytest.raises(UsageError, match=r"gone\.toml: cannot be read: No such file"):
+        read_card(folder / "gone.toml", CodecCard)
+
+
+def test_card_of_a_windows_editor(folder):
+    """Notepad opens a file with a byte-order mark and ends its lines with CR LF."""
+    path = write(folder, "")
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert read_card(path, CodecCard) == read_card(write(folder, GOOD, "plain.toml"), CodecCard).model_copy(
+        update={"source": path}
+    )
+
+
+class Steps(cards.Table):
+    steps: int = Field(gt=0)
+
+
+class Recipe(cards.Table):
+    """A model of somebody else's, not of a card."""
+
+    seed: int = 0
+    phases: tuple[Steps, ...] = ()
+
+
+def test_anything_written_in_toml_is_validated_by_the_same_door(folder):
+    path = write(folder, "seed = 3\n[[phases]]\nsteps = 10")
+    assert validated(Recipe, read_toml(path), path) == Recipe(seed=3, phases=(Steps(steps=10),))
+    with pytest.raises(UsageError, match=r'^r: key "phases.0.setps": is unknown; known keys: steps$'):
+        validated(Recipe, {"phases": [{"setps": 1, "steps": 1}]}, "r")
+    with pytest.raises(UsageError, match=r'^r: key "phases.0.steps": Input should be greater than 0; correct it$'):
+        validated(Recipe, {"phases": [{"steps": 0}]}, "r")
 
 
 def test_dataset_needs_one_place(folder):
@@ -235,25 +269,24 @@ def test_entry_points_bring_cards(place, folder, tmp_path_factory, monkeypatch):
     installed(site, place.format(str(root)))
     monkeypatch.delitem(sys.modules, "third_party_cards", raising=False)
     monkeypatch.syspath_prepend(str(site))
-    cards._entry_point_roots.cache_clear()
+    find._entry_point_roots.cache_clear()
     try:
         assert find_cards(CodecCard)["theirs"].source == root / "codecs" / "mine.toml"
     finally:
-        cards._entry_point_roots.cache_clear()
+        find._entry_point_roots.cache_clear()
 
 
-def test_broken_entry_point_is_named(folder, tmp_path_factory, monkeypatch):
+def test_broken_entry_point_is_named_and_the_other_cards_are_found(folder, tmp_path_factory, monkeypatch, caplog):
     site = tmp_path_factory.mktemp("site")
     installed(site, "raise RuntimeError('half installed')")
     monkeypatch.delitem(sys.modules, "third_party_cards", raising=False)
     monkeypatch.syspath_prepend(str(site))
-    cards._entry_point_roots.cache_clear()
+    find._entry_point_roots.cache_clear()
     try:
-        says = r'entry point "third" of third_party_cards:place: half installed; mend or uninstall it'
-        with pytest.raises(UsageError, match=says):
-            find_cards(CodecCard)
+        assert "jpeg" in find_cards(CodecCard)
+        assert 'entry point "third" of third_party_cards:place are left out: half installed; fix or' in caplog.text
     finally:
-        cards._entry_point_roots.cache_clear()
+        find._entry_point_roots.cache_clear()
 
 
 def test_bundled_cards_say_what_a_reader_must_know(folder):
@@ -265,9 +298,19 @@ def test_bundled_cards_say_what_a_reader_must_know(folder):
         assert all(card.title for card in find_cards(kind).values())
 
 
+def test_finding_cards_runs_no_code_that_they_name(folder, monkeypatch):
+    """A folder that somebody sent holds a card and a module: looking at the card must not run the module."""
+    monkeypatch.syspath_prepend(str(folder))
+    (folder / "trap.py").write_text("from pathlib import Path; Path('sprung').touch()")
+    write(folder, GOOD.replace("hfdbench.codecs.pillow:JPEG", "trap:JPEG"))
+    write(folder, 'id = "set"\npackage = "trap:paths"', kind="datasets")
+    assert choose(CodecCard, ["mine"])[0].point("q10") and choose(DatasetCard, ["set"])
+    assert not (folder / "sprung").exists()
+
+
 def test_cards_and_codec_import_without_torch():
     code = (
-        "import sys, hfdbench.cards.schema, hfdbench.codecs.protocol; "
+        "import sys, hfdbench.cards.find, hfdbench.codecs.protocol; "
         "print([m for m in ('torch', 'compressai', 'PIL') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hfdbench.cards.schema import CodecCard, choose
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import CodecCard
 from hfdbench.checks.conform import conform
 from hfdbench.errors import Unavailable, UsageError
 

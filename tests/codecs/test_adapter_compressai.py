@@ -5,7 +5,8 @@ import zlib
 import numpy as np
 import pytest
 
-from hfdbench.cards.schema import CodecCard, find_cards
+from hfdbench.cards.find import find_cards
+from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs import compressai as adapter
 from hfdbench.codecs.compressai import CompressAI
 from hfdbench.errors import StreamError, Unavailable, UsageError

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hfdbench.cards.schema import CodecCard, find_cards
+from hfdbench.cards.find import find_cards
+from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.pillow import AVIF, HEIC, JPEG, JPEG2000, JPEGXL, WebP
 from hfdbench.codecs.protocol import load_codec
 from hfdbench.errors import StreamError, Unavailable, UsageError

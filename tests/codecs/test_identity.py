@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hfdbench.cards.schema import CodecCard, Point, choose
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import CodecCard, Point
 from hfdbench.codecs import identity as identities
 from hfdbench.codecs.identity import identity, key, processor
 from hfdbench.codecs.protocol import find_adapter

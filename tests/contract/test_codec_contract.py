@@ -5,7 +5,8 @@ import functools
 import numpy as np
 import pytest
 
-from hfdbench.cards.schema import CodecCard, find_cards
+from hfdbench.cards.find import find_cards
+from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.protocol import load_codec
 from hfdbench.errors import CodecError, StreamError, Unavailable
 

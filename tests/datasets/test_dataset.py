@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from hfdbench.cards.schema import DatasetCard, find_cards
+from hfdbench.cards.find import find_cards
+from hfdbench.cards.schema import DatasetCard
 from hfdbench.datasets import samples
 from hfdbench.datasets.dataset import choice, cropped, find_data_root, open_dataset
 from hfdbench.datasets.image_files import picture_size, read_picture

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from hfdbench.analysis import claims
-from hfdbench.cards.schema import CodecCard, find_cards
+from hfdbench.cards.find import find_cards
+from hfdbench.cards.schema import CodecCard
 from hfdbench.report import claims_text
 from hfdbench.results import store
 

@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from hfdbench.cards.schema import CodecCard, choose
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.protocol import load_codec
 from hfdbench.datasets.dataset import open_dataset
 from hfdbench.errors import Unavailable, UsageError

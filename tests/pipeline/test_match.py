@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from hfdbench.cards.schema import CodecCard, choose, read_card
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import CodecCard, read_card
 from hfdbench.codecs.mixed import Mixed, fraction
 from hfdbench.codecs.pillow import JPEG
 from hfdbench.codecs.protocol import load_codec

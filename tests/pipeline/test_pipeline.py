@@ -20,7 +20,8 @@ from helpers_codec import Quantiser
 from helpers_metrics import random_weights
 from PIL import Image
 
-from hfdbench.cards.schema import CodecCard, choose
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import CodecCard
 from hfdbench.datasets.dataset import open_dataset
 from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution.patches import patches

@@ -104,7 +104,7 @@ def write_card(folder: Path, name: str, text: str) -> None:
 
 
 def test_decoders_share_streams(tmp_path, folder):
-    from hfdbench.cards.schema import choose
+    from hfdbench.cards.find import choose
 
     point = '[[points]]\nid = "a"\noptions = { step = 8 }\n'
     write_card(tmp_path, "t-base", f'adapter = "helpers_codec:Quantiser"\n{point}')

@@ -8,7 +8,8 @@ import pytest
 from helpers_results import edited, write_codec
 
 from hfdbench.analysis import gate
-from hfdbench.cards.schema import GateCard, choose
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import GateCard
 from hfdbench.report import gate_text
 
 CARD = choose(GateCard, ["default"])[0]

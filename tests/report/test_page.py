@@ -17,7 +17,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from hfdbench.analysis.decoded import worth_showing
-from hfdbench.cards.schema import CodecCard, FigureCard, choose, find_cards
+from hfdbench.cards.find import choose, find_cards
+from hfdbench.cards.schema import CodecCard, FigureCard
 from hfdbench.cli.app import app
 from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution.frechet import Moments, frechet_distance

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 
 from hfdbench.analysis.curves import datasets, figure_data, stored_intervals
 from hfdbench.analysis.ledger import ledger_data
-from hfdbench.cards.schema import CodecCard, FigureCard, bundled_root, find_cards, read_card
+from hfdbench.cards.find import bundled_root, find_cards
+from hfdbench.cards.schema import CodecCard, FigureCard, read_card
 from hfdbench.cli.app import app
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.metrics.registry import METRICS

@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hfdbench.analysis.curves import figure_data
-from hfdbench.cards.schema import DatasetCard, FigureCard, bundled_root, find_cards, read_card
+from hfdbench.cards.find import bundled_root, find_cards
+from hfdbench.cards.schema import DatasetCard, FigureCard, read_card
 from hfdbench.cli.app import app
 from hfdbench.errors import UsageError
 from hfdbench.metrics.registry import METRICS

@@ -154,7 +154,7 @@ def test_prepare(tmp_path):
 
 
 def test_readme_explains_every_column():
-    from hfdbench.cards.schema import bundled_root
+    from hfdbench.cards.find import bundled_root
 
     sections = (bundled_root() / "results" / "README.md").read_text().split("\n## ")[1:]
     tables = [section for section in sections if not section.startswith("golden/")]

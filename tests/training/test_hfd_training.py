@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hfdbench.cards.schema import bundled_root
+from hfdbench.cards.find import bundled_root
 from hfdbench.errors import UsageError
 from hfdbench.files.atomic import replacing
 from hfdbench.hfd.decoder import Sampling

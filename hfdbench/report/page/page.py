@@ -25,7 +25,8 @@ from hfdbench import __version__
 from hfdbench.analysis import decoded as pictures
 from hfdbench.analysis import intervals as uncertainty
 from hfdbench.analysis.curves import ENOUGH_PATCHES, IDENTITIES, stored_intervals
-from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard, bundled_root, find_cards
+from hfdbench.cards.find import bundled_root, find_cards
+from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard
 from hfdbench.datasets.dataset import open_dataset
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files.atomic import replacing, write_text

@@ -1,0 +1,111 @@
+"""Find the cards of a kind in every folder that may hold some.
+
+Conventions
+    roots       later ones add to earlier ones: the bundled folder, folders named by entry points of the group `hfdbench.cards`
+                (an entry point is a path, or a function that returns one), the current folder, and every --cards DIR.
+    folders     a root holds `codecs/*.toml`, `datasets/*.toml`, `reports/*.toml`, `reports/gate/*.toml`.
+    twins       two cards of one id are refused, unless the files are equal to the byte (a checkout beside an installed copy).
+    code        reading cards imports no codec: the modules that cards name are imported when a codec is built. Entry points are
+                code of installed packages; one that fails is named on stderr and left out.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from hfdbench.cards.schema import C, CodecCard, read_card
+from hfdbench.errors import UsageError, unknown
+
+PACKAGE = Path(__file__).parent.parent  # of hfdbench
+log = logging.getLogger(__name__)
+
+
+def bundled_root() -> Path:
+    """Folder that holds codecs/, datasets/, reports/: inside an installed package, or the checkout itself."""
+    installed = PACKAGE / "_data"
+    return installed if installed.is_dir() else PACKAGE.parent
+
+
+def card_roots(extra: Iterable[Path | str] = ()) -> list[Path]:
+    """Every folder that cards are looked for in, in order. Raises UsageError for a --cards folder that is not there."""
+    roots = [bundled_root(), *_entry_point_roots(), Path.cwd()]
+    for folder in extra:
+        if not Path(folder).is_dir():
+            raise UsageError(f"--cards {folder}: no such folder; give one that holds codecs/, datasets/ or reports/")
+        roots.append(Path(folder))
+    return list(dict.fromkeys(root.resolve() for root in roots))
+
+
+@cache
+def _entry_point_roots() -> tuple[Path, ...]:
+    roots = []
+    for entry in entry_points(group="hfdbench.cards"):
+        try:
+            place: Any = entry.load()
+            roots.append(Path(place() if callable(place) else place))
+        except Exception as error:  # an installed package may fail in any way; the other cards are still good
+            log.warning(
+                'cards of entry point "%s" of %s are left out: %s; fix or uninstall that package',
+                *(entry.name, entry.value, error or type(error).__name__),
+            )
+    return tuple(roots)
+
+
+def find_cards(kind: type[C], extra: Iterable[Path | str] = ()) -> dict[str, C]:
+    """Every card of a kind.
+
+    Parameters
+    ----------
+    kind : type of Card
+        CodecCard, DatasetCard, FigureCard or GateCard.
+    extra : iterable of Path
+        Further roots, after the usual ones.
+
+    Returns
+    -------
+    dict of str to Card
+        Cards by id, sorted.
+
+    Raises
+    ------
+    UsageError
+        For an invalid card or an id given twice.
+    """
+    found: dict[str, C] = {}
+    for root in card_roots(extra):
+        for path in sorted((root / kind.folder_of_cards).glob("*.toml")):
+            card = read_card(path, kind)
+            twin = found.get(card.id)
+            if twin is None:
+                found[card.id] = card
+            elif twin.source.read_bytes() != path.read_bytes():
+                raise UsageError(f'{path}: id "{card.id}" is taken by {twin.source}; choose another id')
+    codecs = {name: card for name, card in found.items() if isinstance(card, CodecCard)}
+    for card in codecs.values():
+        _check_streams(card, codecs)
+    return dict(sorted(found.items()))
+
+
+def _check_streams(card: CodecCard, cards: Mapping[str, CodecCard]) -> None:
+    if card.streams is None:
+        return
+    encoder = cards.get(card.streams)
+    if encoder is None:
+        raise UsageError(f'{card.source}: key "streams": {unknown("codec", card.streams, cards)}')
+    for point in card.points:
+        if all(point.id != other.id for other in encoder.points):
+            raise UsageError(f'{card.source}: point "{point.id}": {encoder.id} has no such point; rename it')
+
+
+def choose(kind: type[C], wanted: Iterable[str], extra: Iterable[Path | str] = ()) -> list[C]:
+    """Cards by id, in the order asked for. Raises UsageError for an unknown one, naming the nearest."""
+    cards = find_cards(kind, extra)
+    chosen = []
+    for name in dict.fromkeys(wanted):
+        if name not in cards:
+            raise unknown(kind.thing, name, cards)
+        chosen.append(cards[name])
+    return chosen
