@@ -6,7 +6,7 @@ Conventions: a caption is paragraphs; the first one is "**title on dataset.** no
 from hfdbench import __version__
 from hfdbench.analysis.curves import FigureData
 from hfdbench.analysis.ledger import LedgerData
-from hfdbench.report.text import tex
+from hfdbench.report import text
 
 
 def source(commit: str) -> str:
@@ -15,28 +15,30 @@ def source(commit: str) -> str:
 
 
 def sentences(data: FigureData | LedgerData) -> list[str]:
-    """All that must be said of a figure but title and note."""
-    said = [f"{'; '.join(data.facts)}."]
+    """All that a reader must know of a figure, but title and note."""
+    found = [f"{'; '.join(data.facts)}."]
     if isinstance(data, FigureData):
         if any(any(curve.band) for curve in data.curves):
-            said.append("Bands: 95 % intervals, bootstrap over images.")
+            found.append("Bands: 95 % intervals, bootstrap over images.")
         if data.ties:
-            said.append("Grey lines join decoders of the same streams.")
+            found.append("Grey lines join decoders of the same streams.")
         if data.overlays:
             origins: dict[str, list[str]] = {}
             for overlay in data.overlays:
                 origins.setdefault(overlay.origin, []).append(overlay.label)
             listed = "; ".join(f"{', '.join(labels)} ({origin})" for origin, labels in origins.items())
-            said.append(f"Hollow: published numbers on the same dataset by the same protocol: {listed}.")
-    return said + [f"Left out: {'; '.join(data.notes)}."] * bool(data.notes)
+            found.append(f"Hollow: published numbers on the same dataset by the same protocol: {listed}.")
+    return found + [f"Left out: {'; '.join(data.notes)}."] * bool(data.notes)
 
 
 def markdown(data: FigureData | LedgerData, note: str, commit: str) -> str:
-    lines = [f"**{data.title or data.id} on {data.dataset_title}.** {note}".strip(), *sentences(data)]
-    return "\n".join([*lines, f"{source(commit)}.", ""])
+    """The caption as paragraphs of Markdown. `note`: a sentence of the card; `commit`: of the data."""
+    title = f"**{text.markdown(f'{data.title or data.id} on {data.dataset_title}')}.** {text.markdown(note)}".strip()
+    return "\n".join([title, *map(text.markdown, sentences(data)), f"{text.markdown(source(commit))}.", ""])
 
 
 def latex(data: FigureData | LedgerData, note: str, commit: str, stem: str) -> str:
-    title = rf"\textbf{{{tex(f'{data.title or data.id} on {data.dataset_title}')}.}} {tex(note)}".strip()
-    body = "\n  ".join([title, *map(tex, [*sentences(data), f"{source(commit)}."])])
+    """The caption as LaTeX; `stem`: of the figure's file, and its label."""
+    title = rf"\textbf{{{text.tex(f'{data.title or data.id} on {data.dataset_title}')}.}} {text.tex(note)}".strip()
+    body = "\n  ".join([title, *map(text.tex, [*sentences(data), f"{source(commit)}."])])
     return f"% \\includegraphics{{{stem}.pdf}}\n\\caption{{%\n  {body}}}\n\\label{{fig:{stem}}}\n"

@@ -7,6 +7,7 @@ import numpy as np
 from hfdbench.analysis.compare import UNITS, CodecComparison
 from hfdbench.metrics.registry import METRICS
 from hfdbench.report.tables import render
+from hfdbench.report.text import to_json as dumps
 
 
 def text(comparison: CodecComparison) -> str:
@@ -37,7 +38,7 @@ def to_json(comparison: CodecComparison) -> str:
     """Everything as JSON, unrounded."""
     head = {name: getattr(comparison, name) for name in ("a", "b", "dataset", "level", "draws", "notes")}
     frames = {name: json.loads(render(getattr(comparison, name), "json")) for name in ("points", "deltas")}
-    return json.dumps(head | frames, indent=2, ensure_ascii=False) + "\n"
+    return dumps(head | frames, indent=2) + "\n"
 
 
 def _gain(row: dict, a: str, b: str) -> str:

@@ -4,19 +4,22 @@ Conventions: a null is "-" in print, null in JSON, an empty field in CSV, never 
 the column's name: bpp to 4 decimals, dB and FID to 2, seconds to 3 significant digits. An interval follows its value in
 print and has columns of its own, <column>_lo and <column>_hi, in JSON and CSV. Codecs are at one rate when their bpp lie
 within 5 % of the lowest of them; the best of them is bold in Markdown and LaTeX.
+
+A point that lacks images is marked †, never bold, and explained below the table; so are a FID by other weights than the
+published ones and one of few patches. JSON and CSV name them in the columns `status`, `fid_label` and `fid_patches`, which
+are added where they say such a thing. A CSV cell that a spreadsheet would take for a formula begins with an apostrophe.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from hfdbench.analysis.curves import IDENTITIES
+from hfdbench.analysis.curves import ENOUGH_PATCHES, FINGERPRINTED, IDENTITIES
 from hfdbench.errors import unknown
 from hfdbench.metrics.registry import METRICS
-from hfdbench.report.text import tex
+from hfdbench.report import text
 
 FORMATS = ("table", "json", "csv", "markdown", "latex")
 POINT_COLUMNS = [
@@ -35,15 +38,17 @@ POINT_COLUMNS = [
 ]
 ONE_RATE = 1.05
 BOLD = "Bold: the best of the codecs whose rates lie within 5 %."
+MARK = "†"  # of a point that lacks images
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One printed value. `gap`: some room above its row."""
+    """One printed value. `mark`: stands behind it; `gap`: some room above its row."""
 
     text: str
     bold: bool = False
     interval: str = ""
+    mark: str = ""
     gap: bool = False
 
 
@@ -61,9 +66,12 @@ def render(frame: pd.DataFrame, form: str = "table", columns: Iterable[str] | No
     frame = frame[columns]
     if form == "json":
         records = [{name: _plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
-        return json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return text.to_json(records, indent=2) + "\n"
     if form == "csv":
-        return frame.to_csv(index=False, lineterminator="\n")
+        safe = frame.apply(
+            lambda column: column.map(lambda value: text.csv(value) if isinstance(value, str) else value)
+        )
+        return (safe if len(frame) else frame).to_csv(index=False, lineterminator="\n")
     return _print(form, columns, _cells(frame), frame)
 
 
@@ -73,9 +81,28 @@ def render_points(
     columns: Iterable[str] | None = None,
     intervals: Callable[[pd.DataFrame, str], pd.DataFrame] | None = None,
 ) -> str:
-    """The points table in a form of FORMATS. `intervals`: (points, column) -> lo and hi, printed where there are some.
+    """The points table; Markdown and LaTeX are made for a paper: rows of one rate stand together, the best value is bold.
 
-    Markdown and LaTeX are made for a paper: rows at one rate stand together, the best value of each metric is bold.
+    Parameters
+    ----------
+    points : DataFrame
+        Rows of the points table.
+    form : str
+        One of FORMATS.
+    columns : iterable of str, optional
+        Columns to print, in order; all by default.
+    intervals : callable, optional
+        (points, column) -> frame with `lo` and `hi`, indexed like the points; printed where there are some.
+
+    Returns
+    -------
+    str
+        Ends in a newline.
+
+    Raises
+    ------
+    UsageError
+        For a form or column that is not known, naming the nearest.
     """
     columns = list(points.columns if columns is None else columns)
     paper = form in ("markdown", "latex")
@@ -83,6 +110,8 @@ def render_points(
         rate = one_rate(points)
         points = points.assign(_rate=rate).sort_values(["dataset", "_rate", "codec", "bpp"], kind="stable")
         rate = points.pop("_rate")
+    if form in ("json", "csv"):
+        columns += [name for name in _caveats(points, columns) if name not in columns]
     plain = render(points, form, columns)  # refuses unknown names before the intervals are computed
     measured = [name for name in columns if name in METRICS and name in points]
     found = {} if intervals is None else {name: intervals(points, name) for name in measured}
@@ -100,6 +129,9 @@ def render_points(
         for row, (lo, hi) in zip(cells, bounds[["lo", "hi"]].to_numpy().tolist(), strict=True):
             if not _missing(lo):
                 row[place] = replace(row[place], interval=f"[{_cell(name, lo)}, {_cell(name, hi)}]")
+    marked = next((place for place, name in enumerate(columns) if name in ("point", "codec")), 0)
+    for row in _incomplete(points).to_numpy().nonzero()[0]:
+        cells[row][marked] = replace(cells[row][marked], mark=MARK)
     if paper:
         for place, name in enumerate(columns):
             for row in _best(points, rate, name, [row[place].text for row in cells]):
@@ -107,7 +139,73 @@ def render_points(
         for row in range(1, len(cells)):
             if rate.iloc[row] != rate.iloc[row - 1]:
                 cells[row][0] = replace(cells[row][0], gap=True)
-    return _print(form, columns, cells, frame)
+    return _print(form, columns, cells, frame, caveats(points, columns))
+
+
+def caveats(points: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+    """What must be known to read these columns of these points: missing images, other weights, few patches.
+
+    Parameters
+    ----------
+    points : DataFrame
+        Rows of the points table.
+    columns : iterable of str
+        The columns that are shown.
+
+    Returns
+    -------
+    list of str
+        Sentences; the first ones begin with the mark of the points they are about.
+    """
+    columns, notes = list(columns), []
+    for row in points[_incomplete(points)].to_dict("records"):
+        why = row.get("note") or "some images failed"
+        notes.append(
+            f"{MARK} {row['codec']} {row['point']} on {row['dataset']}: {row['status']} ({why}); not comparable."
+        )
+    shown = [name for name in columns if name in FINGERPRINTED]
+    if not shown:
+        return notes
+    names = ", ".join(METRICS[name].name for name in shown if name in METRICS)
+    for name in _caveats(points, columns):
+        if name == "fid_label":
+            labels = sorted({label for label in points["fid_label"].dropna() if label not in ("", "FID")})
+            kinds = ", ".join(label.removeprefix("FID").strip(" ()") for label in labels)
+            notes.append(f"{names}: by {kinds}, not by the published weights; compare only among themselves.")
+        if name == "fid_patches" and "fid" in shown:
+            counts = points.loc[_few(points), "fid_patches"].astype(int)
+            span = "–".join(f"{count:,}" for count in sorted({counts.min(), counts.max()}))
+            notes.append(
+                f"FID of {span} patches, fewer than {ENOUGH_PATCHES:,}: biased upwards, and against decoders that sample; "
+                "compare KID, which is not."
+            )
+    return notes
+
+
+def _caveats(points: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+    """Columns that say what must be known about these ones."""
+    found = ["status"] if _incomplete(points).any() else []
+    if any(name in FINGERPRINTED for name in columns):
+        labels = points.get("fid_label")
+        if labels is not None and not labels.dropna().isin(["", "FID"]).all():
+            found.append("fid_label")
+        if "fid" in columns and _few(points).any():
+            found.append("fid_patches")
+    return found
+
+
+def _incomplete(points: pd.DataFrame) -> pd.Series:
+    """Which points lack images: partial and failed ones."""
+    if "status" not in points:
+        return pd.Series(False, index=points.index)
+    return points["status"].ne("ok")
+
+
+def _few(points: pd.DataFrame) -> pd.Series:
+    """Which points have a FID of too few patches."""
+    if "fid_patches" not in points or "fid" not in points:
+        return pd.Series(False, index=points.index)
+    return points["fid"].notna() & points["fid_patches"].astype(float).lt(ENOUGH_PATCHES)
 
 
 def one_rate(points: pd.DataFrame) -> pd.Series:
@@ -124,12 +222,16 @@ def one_rate(points: pd.DataFrame) -> pd.Series:
 
 
 def _best(points: pd.DataFrame, rate: pd.Series, column: str, texts: list[str]) -> list[int]:
-    """Rows, by place, that hold the best value of their rate; none where one codec is alone or fingerprints differ."""
+    """Rows, by place, that hold the best value of their rate; none where one codec is alone or fingerprints differ.
+
+    Points that lack images take no part: their values are those of other images.
+    """
     if column not in METRICS or METRICS[column].module == "pipeline":
         return []
     rows = pd.DataFrame({"value": points[column].astype(float), "codec": points["codec"], "text": texts, "rate": rate})
     rows["identity"] = points.get(IDENTITIES.get(column), "")
     rows["place"] = range(len(rows))
+    rows = rows[~_incomplete(points)]
     found = []
     for _, some in rows.dropna(subset="value").groupby("rate"):
         if some["codec"].nunique() > 1 and some["identity"].nunique(dropna=False) == 1:
@@ -145,11 +247,13 @@ def _cells(frame: pd.DataFrame) -> list[list[Cell]]:
     ]
 
 
-def _print(form: str, columns: list[str], cells: list[list[Cell]], frame: pd.DataFrame) -> str:
+def _print(
+    form: str, columns: list[str], cells: list[list[Cell]], frame: pd.DataFrame, notes: Iterable[str] = ()
+) -> str:
     right = [
         all(_missing(value) or isinstance(value, int | float) for value in frame[name].tolist()) for name in columns
     ]
-    return {"table": _table, "markdown": _markdown, "latex": _latex}[form](columns, cells, right)
+    return {"table": _table, "markdown": _markdown, "latex": _latex}[form](columns, cells, right, list(notes))
 
 
 def _plain(value: object) -> object:
@@ -186,42 +290,44 @@ def _significant(value: float, digits: int) -> str:
     return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
 
 
-def _table(columns: list[str], cells: list[list[Cell]], right: list[bool]) -> str:
-    texts = [[f"{cell.text} {cell.interval}".rstrip() for cell in row] for row in cells]
-    widths = [max(map(len, column)) for column in zip(columns, *texts, strict=True)]
+def _table(columns: list[str], cells: list[list[Cell]], right: list[bool], notes: list[str]) -> str:
+    texts = [[text.plain(f"{cell.text}{cell.mark} {cell.interval}").rstrip() for cell in row] for row in cells]
+    widths = [max(map(text.width, column)) for column in zip(columns, *texts, strict=True)]
     rows = [columns, ["-" * width for width in widths], *texts]
-    return _lines(
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        ).rstrip()
-        for row in rows
-    )
+
+    def padded(cell: str, width: int, to_right: bool) -> str:
+        room = " " * (width - text.width(cell))
+        return room + cell if to_right else cell + room
+
+    lines = ("  ".join(map(padded, row, widths, right)).rstrip() for row in rows)
+    return _lines([*lines, *([""] if notes else []), *map(text.plain, notes)])
 
 
-def _markdown(columns: list[str], cells: list[list[Cell]], right: list[bool]) -> str:
-    def text(cell: Cell) -> str:
-        escaped = cell.text.replace("|", "\\|").replace("\n", " ")
+def _markdown(columns: list[str], cells: list[list[Cell]], right: list[bool], notes: list[str]) -> str:
+    def printed(cell: Cell) -> str:
+        escaped = text.markdown(cell.text) + cell.mark
         return " ".join(filter(None, [f"**{escaped}**" if cell.bold else escaped, cell.interval]))
 
-    rows = [columns, ["---:" if to_right else "---" for to_right in right], *([*map(text, row)] for row in cells)]
-    said = ["", BOLD] if any(cell.bold for row in cells for cell in row) else []
-    return _lines([*("| " + " | ".join(row) + " |" for row in rows), *said])
+    rows = [columns, ["---:" if to_right else "---" for to_right in right], *([*map(printed, row)] for row in cells)]
+    below = [*map(text.markdown, notes), *([BOLD] if any(cell.bold for row in cells for cell in row) else [])]
+    return _lines([*("| " + " | ".join(row) + " |" for row in rows), *(part for note in below for part in ("", note))])
 
 
-def _latex(columns: list[str], cells: list[list[Cell]], right: list[bool]) -> str:
-    def text(cell: Cell) -> str:
-        bold = rf"\textbf{{{tex(cell.text)}}}" if cell.bold else tex(cell.text)
+def _latex(columns: list[str], cells: list[list[Cell]], right: list[bool], notes: list[str]) -> str:
+    def printed(cell: Cell) -> str:
+        escaped = text.tex(cell.text) + text.tex(cell.mark)
+        bold = rf"\textbf{{{escaped}}}" if cell.bold else escaped
         return " ".join(filter(None, [bold, rf"{{\scriptsize {cell.interval}}}" if cell.interval else ""]))
 
     def line(row: list[str]) -> str:
         return "  " + " & ".join(row) + r" \\"
 
     spec = "".join("r" if to_right else "l" for to_right in right)
-    head = [r"% \usepackage{booktabs}", rf"\begin{{tabular}}{{{spec}}}", r"  \toprule", line([*map(tex, columns)])]
-    body = [part for row in cells for part in ([r"  \addlinespace"] * row[0].gap + [line([*map(text, row)])])]
-    said = [f"% {BOLD.replace('%', 'per cent')}"] if any(cell.bold for row in cells for cell in row) else []
-    return _lines([*said, *head, r"  \midrule", *body, r"  \bottomrule", r"\end{tabular}"])
+    head = [r"% \usepackage{booktabs}", rf"\begin{{tabular}}{{{spec}}}", r"  \toprule", line([*map(text.tex, columns)])]
+    body = [part for row in cells for part in ([r"  \addlinespace"] * row[0].gap + [line([*map(printed, row)])])]
+    above = [f"% {BOLD.replace('%', 'per cent')}"] if any(cell.bold for row in cells for cell in row) else []
+    below = [rf"\par{{\footnotesize {text.tex(note)}}}" for note in notes]
+    return _lines([*above, *head, r"  \midrule", *body, r"  \bottomrule", r"\end{tabular}", *below])
 
 
 def _lines(rows: Iterable[str]) -> str:

@@ -554,7 +554,7 @@ def test_markdown_and_latex_escape_what_would_break_them():
     assert markdown[1] == "| --- | ---: | --- |" and markdown[3] == r"| jpeg | 0.2200 | a\|b_50% & {c} |"
     latex = tables.render(printed(), "latex", ["codec", "psnr_db", "note"])
     assert r"\begin{tabular}{lrl}" in latex and r"psnr\_db" in latex and r"\toprule" in latex
-    assert r"jpeg & 24.60 & a|b\_50\% \& \{c\} \\" in latex
+    assert r"jpeg & 24.60 & a\textbar{}b\_50\% \& \{c\} \\" in latex
 
 
 def at_one_rate():

@@ -168,7 +168,7 @@ function traces() {
   const lines = traced.map(([codec, some]) => {
     const c = D.codecs[codec], colour = inkOf(codec);
     return {
-      type: "scatter", mode: "lines+markers", name: c.title, customdata: some, x: some.map((i) => atX(point(i).values[state.x])), y: some.map((i) => atY(point(i).values[state.y])),
+      type: "scatter", mode: "lines+markers", name: escape_(c.title), customdata: some, x: some.map((i) => atX(point(i).values[state.x])), y: some.map((i) => atY(point(i).values[state.y])),
       line: { color: colour, width: 1.3 * c.width, dash: c.dash }, marker: { color: colour, symbol: c.symbol, size: c.symbol === "star" ? 12 : 9 },
       text: some.map((i) => hover(point(i))), hovertemplate: "%{text}<extra></extra>", hoverlabel: { align: "left" },
     };

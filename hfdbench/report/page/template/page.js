@@ -57,7 +57,7 @@ function pointTable() {
   const columns = state.allColumns ? Object.keys(D.metrics) : D.columns.filter((c) => D.metrics[c]);
   const rows = set().points.map((p, i) => [p, i]).filter(([p]) => !state.hidden.has(p.codec)).map(([p, i]) => [
     { value: codecOf(p).title, node: () => [h("button", { type: "button", class: "link", title: "Open its pictures", onclick: () => openPoint(i) }, swatch(p.codec), codecOf(p).title, mark(i))] },
-    { value: p.point },
+    { value: p.point, text: p.point + (p.status === "ok" ? "" : ` † (${p.status})`) },
     ...columns.map((c) => ({ value: p.values[c] ?? null, text: shownNumber(c, p.values[c]), node: p.values[c] === undefined ? null : () => [h("button", {
       type: "button", class: "number", title: `${D.metrics[c].title}: ${p.values[c]}${interval(p, c)}`, onclick: () => provenance(i, c),
     }, shownNumber(c, p.values[c]))] })),
@@ -111,7 +111,10 @@ function drawTable() {
 }
 
 function saveCSV() {
-  const table = currentTable(), quote = (v) => (v === null || v === undefined ? "" : /[",\n]/.test(v) ? `"${String(v).replaceAll('"', '""')}"` : v);
+  // A text that a spreadsheet would take for a formula begins with an apostrophe.
+  const safe = (v) => (typeof v === "string" && /^\s*[=+\-@]/.test(v) ? `'${v}` : v);
+  const quote = (v) => (v === null || v === undefined ? "" : /[",\r\n]/.test(safe(v)) ? `"${safe(v).replaceAll('"', '""')}"` : safe(v));
+  const table = currentTable();
   const text = [table.heads, ...sorted(table).map((row) => row.map((c) => c.value))].map((row) => row.map(quote).join(",")).join("\n");
   const link = h("a", { href: URL.createObjectURL(new Blob([text + "\n"], { type: "text/csv" })), download: `hfdbench-${set().id}-${state.table}.csv` });
   link.click();
