@@ -54,7 +54,7 @@ def tell(summaries: "list[Summary]") -> None:
     """Print the points on stdout, what was left out on stderr, and leave with the exit code."""
     import pandas as pd
 
-    from hfdbench.report.tables import POINT_COLUMNS, render
+    from hfdbench.report.tables import POINT_COLUMNS, render_points
 
     complain(summaries)
     for summary in summaries:
@@ -65,7 +65,7 @@ def tell(summaries: "list[Summary]") -> None:
         )
     points = pd.concat([summary.points for summary in summaries])
     if len(points):
-        print(render(points.sort_values(["dataset", "codec", "bpp"]), "table", POINT_COLUMNS), end="")
+        print(render_points(points.sort_values(["dataset", "codec", "bpp"]), "table", POINT_COLUMNS), end="")
     raise typer.Exit(max(summary.exit_code for summary in summaries))
 
 

@@ -129,7 +129,7 @@ def render_points(
         for row, (lo, hi) in zip(cells, bounds[["lo", "hi"]].to_numpy().tolist(), strict=True):
             if not _missing(lo):
                 row[place] = replace(row[place], interval=f"[{_cell(name, lo)}, {_cell(name, hi)}]")
-    marked = next((place for place, name in enumerate(columns) if name in ("point", "codec")), 0)
+    marked = next((columns.index(name) for name in ("point", "codec") if name in columns), 0)
     for row in _incomplete(points).to_numpy().nonzero()[0]:
         cells[row][marked] = replace(cells[row][marked], mark=MARK)
     if paper:

@@ -585,6 +585,37 @@ def test_the_best_value_at_each_rate_is_bold():
     assert "**" not in tables.render_points(at_one_rate(), "table", columns)
 
 
+def test_a_point_that_lacks_images_is_marked_and_never_bold():
+    points = at_one_rate().assign(status="ok", note="")
+    points.loc[0, ["status", "note"]] = ["partial", "2 of 4 images failed"]  # a's psnr_db would be the best of its rate
+    columns = ["codec", "point", "bpp", "psnr_db"]
+    forms = {form: tables.render_points(points, form, columns) for form in tables.FORMATS}
+    note = "a 1 on kodak: partial (2 of 4 images failed); not comparable."
+    assert (
+        "| a | 1† | 0.1000 | 30.00 |" in forms["markdown"] and "| b | 1 | 0.1040 | **29.00** |" not in forms["markdown"]
+    )
+    assert f"† {note}" in forms["markdown"] and f"† {note}" in forms["table"] and "1†" in forms["table"]
+    assert r"a & 1\textsuperscript{\textdagger} & 0.1000 & 30.00 \\" in forms["latex"] and note in forms["latex"]
+    assert [row["status"] for row in json.loads(forms["json"])] == ["partial", "ok", "ok", "ok", "ok"]
+    assert forms["csv"].splitlines()[:2] == ["codec,point,bpp,psnr_db,status", "a,1,0.1,30.0,partial"]
+    whole = tables.render_points(points.assign(status="ok"), "csv", columns)
+    assert whole.splitlines()[0] == ",".join(columns), "nothing is added where there is nothing to say"
+
+
+def test_few_patches_and_other_weights_are_named_in_every_form():
+    columns = ["codec", "point", "fid", "kid"]
+    for form in ("table", "markdown", "latex"):
+        shown = tables.render_points(table(), form, columns)
+        assert "FID, KID: by refitted Inception" in shown and "FID of 192 patches, fewer than 2,048" in shown, form
+    for form in ("json", "csv"):
+        shown = tables.render_points(table(), form, columns)
+        assert "FID (refitted Inception)" in shown and "192" in shown, form
+    published_weights = table(patches=28650, label="FID")
+    assert "patches" not in tables.render_points(published_weights, "table", columns)
+    assert tables.render_points(published_weights, "csv", columns).splitlines()[0] == ",".join(columns)
+    assert "patches" not in tables.render_points(table(), "table", ["codec", "psnr_db"])
+
+
 def test_intervals_stand_beside_their_values_and_read_back():
     def intervals(points, column):
         known = column in ("psnr_db", "fid")
