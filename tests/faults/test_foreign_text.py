@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from hfdbench.analysis.gate import GateReport, MetricChange
-from hfdbench.cards.schema import GateCard, choose
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import GateCard
 from hfdbench.report import gate_text, tables, text
 
 pytestmark = pytest.mark.faults
