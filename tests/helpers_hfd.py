@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from hfdbench.hfd.autoencoder import Autoencoder, AutoencoderConfig
 from hfdbench.hfd.decoder import Decoder
 from hfdbench.hfd.network import NetworkConfig
+from hfdbench.training.pairs import AutoencoderBase
 
 SMALL = AutoencoderConfig(widths=(8, 16, 16), groups=(4, 4, 8), hyper=8, context=16, lambdas=(0.002, 0.01))
 NETWORK = NetworkConfig(widths=(8, 16), blocks=(1, 1), embedding=16, rates=2)
@@ -31,6 +32,10 @@ def autoencoder(seed: int = 0) -> Autoencoder:
     return model.eval().requires_grad_(False)
 
 
+def base(seed: int = 0) -> AutoencoderBase:
+    return AutoencoderBase(autoencoder(seed))
+
+
 def decoder(latents: int = 0, seed: int = 0) -> Decoder:
     """None of its layers is zero, so that its output depends on all that it sees."""
     model = Decoder(replace(NETWORK, latents=latents))
@@ -42,8 +47,9 @@ def decoder(latents: int = 0, seed: int = 0) -> Decoder:
     return model.eval().requires_grad_(False)
 
 
-def write(model: torch.nn.Module, path: Path, objective: str) -> Path:
+def write(model: torch.nn.Module, path: Path, objective: str, base: str = "", points: tuple[str, ...] = ()) -> Path:
     metadata = {"config": json.dumps(asdict(model.config)), "objective": objective}
+    metadata |= {"base": base, "points": json.dumps(points)}
     save_file(model.state_dict(), path, metadata)
     return path
 

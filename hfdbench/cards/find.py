@@ -84,20 +84,28 @@ def find_cards(kind: type[C], extra: Iterable[Path | str] = ()) -> dict[str, C]:
             elif twin.source.read_bytes() != path.read_bytes():
                 raise UsageError(f'{path}: id "{card.id}" is taken by {twin.source}; choose another id')
     codecs = {name: card for name, card in found.items() if isinstance(card, CodecCard)}
-    for card in codecs.values():
-        _check_streams(card, codecs)
+    for name, card in codecs.items():
+        if card.streams is not None:
+            encoder = _encoder(card, codecs)
+            if card.base is not None:
+                found[name] = found[name].model_copy(update={"base_source": encoder.source.resolve()})
     return dict(sorted(found.items()))
 
 
-def _check_streams(card: CodecCard, cards: Mapping[str, CodecCard]) -> None:
-    if card.streams is None:
-        return
-    encoder = cards.get(card.streams)
+def _encoder(card: CodecCard, cards: Mapping[str, CodecCard]) -> CodecCard:
+    """The card whose streams this one decodes. Raises UsageError when there is none with the same points."""
+    encoder = cards.get(card.streams or "")
     if encoder is None:
-        raise UsageError(f'{card.source}: key "streams": {unknown("codec", card.streams, cards)}')
+        key = "streams" if card.base is None else "base"
+        raise UsageError(f'{card.source}: key "{key}": {unknown("codec", card.streams or "", cards)}')
+    if card.base is not None and encoder.streams is not None:
+        raise UsageError(
+            f'{card.source}: key "base": {card.base} decodes the streams of {encoder.streams}; name a codec that encodes'
+        )
     for point in card.points:
         if all(point.id != other.id for other in encoder.points):
             raise UsageError(f'{card.source}: point "{point.id}": {encoder.id} has no such point; rename it')
+    return encoder
 
 
 def choose(kind: type[C], wanted: Iterable[str], extra: Iterable[Path | str] = ()) -> list[C]:

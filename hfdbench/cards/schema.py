@@ -82,6 +82,8 @@ class CodecCard(Card):
     options, weights, network_evaluations: what all points have in common; a point's own options are added, the others
     replace the common ones.
     streams: id of the codec whose streams (of the same point ids) this one decodes; it then never encodes.
+    base: id of the codec whose decoded images this one starts from; its streams are then the base's. The adapter's constructor
+    receives the base's point of the same id as `base` (hfdbench.codecs.protocol.BasePoint). base_source: the base's file.
     """
 
     thing: ClassVar[str] = "codec"
@@ -92,6 +94,8 @@ class CodecCard(Card):
     paper: str = ""
     settings: str = ""
     streams: str | None = None
+    base: str | None = None
+    base_source: Path | None = Field(default=None, exclude=True)
     options: dict[str, Any] = {}
     weights: tuple[WeightFile, ...] = ()
     network_evaluations: int | None = Field(default=None, ge=0)
@@ -101,6 +105,8 @@ class CodecCard(Card):
     @model_validator(mode="before")
     @classmethod
     def _share(cls, data: Any) -> Any:
+        if data.get("base") and data.get("streams") in (None, data["base"]):
+            data = {**data, "streams": data["base"]}
         points, common = data.get("points"), data.get("options", {})
         shared = {key: data[key] for key in ("weights", "network_evaluations") if key in data}
         if not isinstance(common, dict) or not isinstance(points, list):
@@ -111,6 +117,12 @@ class CodecCard(Card):
             return {**shared, **point, "options": {**common, **own}} if isinstance(own, dict) else point
 
         return {**data, "points": [whole(point) for point in points]}
+
+    @model_validator(mode="after")
+    def _streams_of_the_base(self) -> Self:
+        if self.base is not None and self.streams != self.base:
+            raise ValueError(f'"streams" is "{self.streams}", but the streams are those of the base; leave it out')
+        return self
 
     @model_validator(mode="after")
     def _unique_points(self) -> Self:
@@ -316,7 +328,8 @@ def validated(kind: type[M], data: dict[str, Any], origin: Path | str, **more: A
 
 def read_card(path: Path, kind: type[C]) -> C:
     """Read and validate one card. Raises UsageError as `read_toml` and `validated` do."""
-    return validated(kind, read_toml(path), path, source=path)
+    found = {"base_source": None} if kind is CodecCard else {}  # filled in by find_cards
+    return validated(kind, read_toml(path), path, source=path, **found)
 
 
 def _known_keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

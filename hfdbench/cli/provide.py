@@ -84,6 +84,9 @@ def train(
     data: Annotated[Path, typer.Option("--data", help="Folder of photographs.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of checkpoint, log and weights; resumes what it holds.")],
     autoencoder: Annotated[Path | None, typer.Option("--autoencoder", help="Stage-1 weights, for stage 2.")] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="Codec whose streams stage 2 decodes, instead of --autoencoder.")
+    ] = None,
     init: Annotated[Path | None, typer.Option("--init", help="Weights to start from, of the same network.")] = None,
     perceptual: Annotated[
         Path | None, typer.Option("--perceptual", help="Weights of the perceptual loss's network, for GAN decoders.")
@@ -100,6 +103,7 @@ def train(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="One step on one crop, nothing kept.")] = False,
     data_root: DataRoot = None,
+    cards: Cards = None,
 ) -> None:
     """Train a model on a folder of photographs. Run again to resume."""
     from hfdbench.training.loop import train_recipe
@@ -110,10 +114,12 @@ def train(
             data,
             out,
             autoencoder=autoencoder,
+            base=base,
             init=init,
             perceptual=perceptual,
             pair_cache=pairs,
             data_root=data_root,
+            cards=cards or (),
             device=chosen(device),
             devices=devices,
             threads=threads,

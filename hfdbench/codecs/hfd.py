@@ -1,14 +1,21 @@
-"""Codecs `elic-mse`, `hfd` and kin: one autoencoder's streams, decoded in different ways.
+"""Codecs `elic-mse`, `hfd` and kin: one autoencoder's streams, decoded in different ways; and `hfd-jpeg` and kin: any codec's.
 
-The stream is the container of hfdbench/hfd/container.py. Entropy coding runs on the CPU in exact arithmetic, so a stream made
-anywhere decodes anywhere; the transforms and the decoder run on `device`.
+The autoencoder's stream is the container of hfdbench/hfd/container.py. Entropy coding runs on the CPU in exact arithmetic, so a
+stream made anywhere decodes anywhere; the transforms and the decoder run on `device`.
 """
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hfdbench.codecs.protocol import BasePoint
 from hfdbench.errors import CodecError, StreamError, UsageError
+
+if TYPE_CHECKING:
+    from hfdbench.hfd.decoder import Sampling
+    from hfdbench.hfd.weights import Model
 
 
 class HFD:
@@ -29,8 +36,7 @@ class HFD:
             raise UsageError(str(error)) from None
 
     def _open(self, weights: list[Path], rate: int, sampling: dict | None, device: str) -> None:
-        from hfdbench.hfd.decoder import Sampling
-        from hfdbench.hfd.weights import configured, read_autoencoder, read_decoder
+        from hfdbench.hfd.weights import read_autoencoder
 
         if len(weights) not in (1, 2):
             raise ValueError(f"{len(weights)} weight files; give the autoencoder's and, unless for MSE, the decoder's")
@@ -46,12 +52,9 @@ class HFD:
         self._transforms = model.module if device == "cpu" else read_autoencoder(weights[0]).module.to(device)
         self._decoder = None
         if len(weights) == 2:
-            decoder = read_decoder(weights[1])
-            self._sampling = configured(Sampling, sampling)
-            once = decoder.metadata.get("objective") in ("hific", "po-elic")
-            if once != (self._sampling.solver == "once"):
-                needs = 'solver "once"' if once else "a solver that samples"
-                raise ValueError(f'{weights[1].name} was trained for {needs}, not for "{self._sampling.solver}"')
+            decoder, self._sampling = _open_decoder(weights[1], sampling or {})
+            if base := decoder.metadata.get("base"):
+                raise ValueError(f"{weights[1].name} decodes {base}, not an autoencoder's streams; name it as base")
             self._decoder = decoder.module.to(device)
 
     def encode(self, image: np.ndarray) -> bytes:
@@ -112,3 +115,64 @@ class HFD:
         if coded.rate != self._rate:
             raise StreamError(f"hfd stream of rate {coded.rate}, this point decodes rate {self._rate}")
         return coded
+
+
+class BaseDecoder:
+    """A decoder of stage 2 on another codec: the base's streams, decoded by the base, then sampled.
+
+    Parameters
+    ----------
+    base : BasePoint
+        The base's point; the rate is its place among the points that the weights were trained on.
+    weights : list of Path
+        The decoder's file, alone.
+    sampling : dict
+        How the decoder is run, by the names of hfdbench.hfd.decoder.Sampling.
+    device : str
+        Of the decoder; the base is built for it, too.
+
+    Raises
+    ------
+    UsageError
+        For weights of another base or without the base's point, options that are unknown or out of range, files that are
+        not such weights, and a solver that does not suit the decoder's objective.
+    """
+
+    def __init__(self, base: BasePoint, weights: list[Path], sampling: dict, device: str = "cpu"):
+        try:
+            if len(weights) != 1:
+                raise ValueError(f"{len(weights)} weight files; give the decoder's alone, the base is {base.id}")
+            decoder, self._sampling = _open_decoder(weights[0], sampling)
+            trained_on, points = decoder.metadata.get("base"), json.loads(decoder.metadata.get("points", "[]"))
+            if trained_on != base.id:
+                raise ValueError(f"{weights[0].name} decodes {trained_on or 'an autoencoder'}, not {base.id}")
+            if base.point not in points:
+                raise ValueError(f"{weights[0].name} knows {base.id} at {', '.join(points)}, not at {base.point}")
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        self._rate: int = points.index(base.point)
+        self._base, self._device = base.codec, device
+        self._decoder = decoder.module.to(device)
+
+    def encode(self, image: np.ndarray) -> bytes:
+        """The base's stream."""
+        return self._base.encode(image)
+
+    def decode(self, stream: bytes, *, seed: int) -> np.ndarray:
+        """Raises whatever the base raises for a stream that it cannot honour."""
+        image = self._base.decode(stream, seed=seed)
+        at_once = 1 if self._device == "cpu" else 8
+        return self._decoder.sample(image, self._rate, seed, self._sampling, None, at_once)
+
+
+def _open_decoder(path: Path, sampling: dict) -> "tuple[Model, Sampling]":
+    """Raises ValueError for options that are unknown or do not suit the decoder's objective."""
+    from hfdbench.hfd.decoder import Sampling
+    from hfdbench.hfd.weights import configured, read_decoder
+
+    decoder, how = read_decoder(path), configured(Sampling, sampling)
+    once = decoder.metadata.get("objective") in ("hific", "po-elic")
+    if once != (how.solver == "once"):
+        needs = 'solver "once"' if once else "a solver that samples"
+        raise ValueError(f'{path.name} was trained for {needs}, not for "{how.solver}"')
+    return decoder, how

@@ -96,6 +96,7 @@ class _Process:
         self._loaded = None
         self.exchange(
             {"do": "load", "card": card.model_dump(mode="json"), "source": str(Path(card.source).resolve())}
+            | {"base_source": card.base_source and str(card.base_source)}
             | {"point": point, "device": self._pool.device, "threads": threads}
         )
         self._loaded = (card.id, point)

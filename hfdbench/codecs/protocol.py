@@ -3,12 +3,12 @@
 Conventions: an image is uint8, H x W x 3, sRGB; the caller never pads. A class whose constructor takes the options of a
 card's point and that has these two methods is a codec; nothing is inherited, nothing registered in code.
 
-A constructor parameter named `weights` receives the paths of the point's weight files, verified by sha256, and one
-named `device` receives "cpu" or "cuda". A constructor raises Unavailable when something it needs is not installed,
-before it does anything slow; encode raises CodecError for an image it cannot code; decode raises StreamError for a
-stream it cannot honour. Optional: `ledger(stream) -> dict[str, int]`, the bytes of a stream by what they are for, which
-add up to it; figures of what streams consist of show it. Optional: `decode_batch(streams, *, seed) -> list of images`,
-the pixels that decode gives for each alone; the pipeline does not call it, `hfdbench conform` holds it to that.
+A constructor parameter named `weights` receives the paths of the point's weight files, verified by sha256, one named `device`
+receives "cpu" or "cuda", and one named `base` receives the `BasePoint` of a card that names a base. A constructor raises
+Unavailable when something it needs is not installed, before it does anything slow; encode raises CodecError for an image it cannot
+code; decode raises StreamError for a stream it cannot honour. Optional: `ledger(stream) -> dict[str, int]`, the bytes of a stream
+by what they are for, which add up to it; figures of what streams consist of show it. Optional: `decode_batch(streams, *, seed) ->
+list of images`, the pixels that decode gives for each alone; the pipeline does not call it, `hfdbench conform` holds it to that.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import importlib
 import inspect
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,6 +62,15 @@ def adapter_name(reference: str) -> str:
         stacklevel=2,
     )
     return name
+
+
+@dataclass(frozen=True)
+class BasePoint:
+    """The point of another card whose decoded images a codec starts from: ids of card and point, and the codec built."""
+
+    id: str
+    point: str
+    codec: Codec
 
 
 def find_adapter(card: "CodecCard") -> type:
@@ -112,6 +122,8 @@ def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
         arguments["weights"] = [verified(card, point_id, entry.file, entry.sha256) for entry in point.weights]
     if "device" in accepted:
         arguments["device"] = device
+    if "base" in accepted and card.base is not None:
+        arguments["base"] = BasePoint(card.base, point_id, load_codec(_base_card(card), point_id, device))
     try:
         inspect.signature(adapter).bind(**arguments)
     except TypeError as error:
@@ -120,6 +132,16 @@ def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
         return adapter(**arguments)
     except UsageError as error:
         raise UsageError(f'{card.source}: point "{point_id}": {error}') from None
+
+
+def _base_card(card: "CodecCard") -> "CodecCard":
+    """The card that `card.base` names: where it was found, else among the bundled cards and those beside this one."""
+    from hfdbench.cards.find import choose
+    from hfdbench.cards.schema import CodecCard, read_card
+
+    if card.base_source is not None:
+        return read_card(card.base_source, CodecCard)
+    return choose(CodecCard, [card.base or ""], [Path(card.source).resolve().parent.parent])[0]
 
 
 def search_path(card: "CodecCard") -> list[str]:

@@ -138,7 +138,8 @@ def _load(header: dict) -> Any:
     from hfdbench.cards.schema import CodecCard
     from hfdbench.codecs.protocol import load_codec
 
-    card = CodecCard(**header["card"], source=Path(header["source"]))
+    base = header["base_source"] and Path(header["base_source"])
+    card = CodecCard(**header["card"], source=Path(header["source"]), base_source=base)
     codec = load_codec(card, header["point"], header["device"])
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(header["threads"])

@@ -9,6 +9,7 @@ from textwrap import shorten
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
@@ -83,13 +84,23 @@ def unpack(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return state
 
 
-def load_into(module: torch.nn.Module, path: Path, may_lack: tuple[str, ...] = ()) -> None:
+def load_into(
+    module: torch.nn.Module, path: Path, may_lack: tuple[str, ...] = (), by_rate: tuple[str, ...] = ()
+) -> None:
     """Copy a file's tensors into a module built for them; those in may_lack may be missing and stay as they are.
 
+    by_rate: tensors whose first axis is the rate; where the module has another number of rates they are interpolated linearly.
     Raises ValueError naming the file when they do not fit.
     """
     try:
         tensors = unpack(load_file(path))
+        own = module.state_dict()
+        for name in by_rate:
+            if name in tensors and len(tensors[name]) != len(own[name]):
+                flat = tensors[name].flatten(1).T[None]
+                tensors[name] = F.interpolate(flat, len(own[name]), mode="linear", align_corners=True)[0].T.reshape(
+                    own[name].shape
+                )
         for name, buffer in list(module.named_buffers()):
             if name in tensors and buffer.shape != tensors[name].shape:  # probability tables are empty in a new model
                 owner, _, leaf = name.rpartition(".")

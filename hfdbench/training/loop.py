@@ -14,7 +14,7 @@ import math
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -45,7 +45,9 @@ LOG_EVERY = 100  # steps
 
 @dataclass(frozen=True)
 class Recipe:
-    """objective: "autoencoder" for stage 1, else one of objectives.py; batch: crops over all devices; crop: pixels;
+    """objective: "autoencoder" for stage 1, else one of objectives.py; base, points: codec card that stage 2 decodes, and those of
+    its points that the decoder's rates are, all when empty; held_out: one photograph in so many is kept out of the training
+    (photos.held_out says which), 0 for none; batch: crops over all devices; crop: pixels;
     learning_rate: peak, reached after `warmup` steps, then cosine to 1/50 of it; ema: decay of the averaged weights, which
     are what is kept; clip: largest norm of the gradient; bf16: run the networks in bfloat16 where the device has kernels
     for it; model: options of the network."""
@@ -64,6 +66,9 @@ class Recipe:
     pair_side: int = 384  # pixels of the parts of photographs that are coded, stage 2 only
     border: int = 64  # pixels around them that are coded with them and dropped, stage 2 only
     stored: str = "float16"  # or "int8": half the bytes
+    base: str = ""
+    points: list = field(default_factory=list)
+    held_out: int = 0
     perceptual: str = "inception"  # network of the perceptual loss, GAN decoders only
 
     @staticmethod
@@ -93,8 +98,15 @@ class Recipe:
                 raise ValueError(f'{path}: unknown key "{key}" in [model]; it knows {", ".join(sorted(options))}')
         if recipe.stored not in ("float16", "int8"):
             raise ValueError(f'{path}: stored "{recipe.stored}" is unknown; use float16 or int8')
-        if recipe.crop % STRIDE:
-            raise ValueError(f"{path}: crop {recipe.crop} is not a multiple of {STRIDE}")
+        multiple = STRIDE if stage_1 else pairs.GRID
+        if recipe.crop % multiple:
+            raise ValueError(f"{path}: crop {recipe.crop} is not a multiple of {multiple}")
+        if recipe.held_out < 0 or recipe.held_out == 1:
+            raise ValueError(f"{path}: held_out {recipe.held_out}: 0 for none, or one photograph in 2 or more")
+        if stage_1 and (recipe.base or recipe.points):
+            raise ValueError(f"{path}: stage 1 has no base: leave out base and points")
+        if any(type(point) is not str for point in recipe.points):
+            raise ValueError(f"{path}: points must be ids of points of the base's card, in quotes")
         if min(recipe.steps, recipe.batch, recipe.crop) < 1:
             raise ValueError(f"{path}: steps, batch and crop must be at least 1")
         return recipe
@@ -159,13 +171,13 @@ def rate_distortion(model: nn.Module, image: Tensor, rate: Tensor) -> tuple[Tens
 
 
 class DecoderTask:
-    """Training of a decoder, by any of the objectives, on pairs made once by the frozen autoencoder."""
+    """Training of a decoder, by any of the objectives, on pairs made once by the frozen base."""
 
     def __init__(
         self,
         recipe: Recipe,
         data: photos.Photos,
-        autoencoder: Autoencoder,
+        base: pairs.Base,
         cache: Path,
         init: Path | None = None,
         perceptual: Path | None = None,
@@ -173,7 +185,9 @@ class DecoderTask:
     ):
         """first: index of the photograph that this process begins to make pairs with."""
         self.recipe, self.data = recipe, data
-        rates, latents = len(autoencoder.config.lambdas), autoencoder.config.latents
+        self.base, rates, latents = base, len(base.points), base.latents
+        if recipe.objective == "hfd-plus" and not latents:
+            raise ValueError(f"objective hfd-plus sees latents, which base {base.name} does not have; train hfd")
         seen = latents if recipe.objective == "hfd-plus" else 0
         self.schedule = Schedule("linear" if recipe.objective == "hfd-rf" else "cosine")
         with torch.random.fork_rng(devices=[]):
@@ -187,8 +201,9 @@ class DecoderTask:
                 self.perceptual = read_perceptual(recipe.perceptual, perceptual)
         self.model = self.modules["model"]
         if init:
-            load_into(self.model, init, may_lack=("network.latents.weight", "network.latents.bias") if seen else ())
-        self.pairs = pairs.make_pairs(data, autoencoder, recipe.pair_side, recipe.border, cache, first)
+            lacking = ("network.latents.weight", "network.latents.bias") if seen else ()
+            load_into(self.model, init, may_lack=lacking, by_rate=("network.rate.weight", "root"))
+        self.pairs = pairs.make_pairs(data, base, recipe.pair_side, recipe.border, cache, first)
         self.model.root.copy_(pairs.residual_roots(self.pairs, rates))
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
@@ -409,6 +424,8 @@ def export(task: AutoencoderTask | DecoderTask, path: Path) -> None:
         "steps": str(task.recipe.steps),
         "torch": torch.__version__,
     }
+    if isinstance(task, DecoderTask):
+        metadata |= {"base": task.base.name, "points": json.dumps(task.base.points)}
     tensors = pack(task.model.state_dict(), task.recipe.stored)
     with replacing(path, SafetensorError) as temporary:
         save_file(tensors, temporary, metadata)
@@ -428,10 +445,12 @@ def train_recipe(
     out: Path,
     *,
     autoencoder: Path | None = None,
+    base: str | None = None,
     init: Path | None = None,
     perceptual: Path | None = None,
     pair_cache: Path | None = None,
     data_root: Path | None = None,
+    cards: Iterable[Path] = (),
     device: str = "cpu",
     devices: int = 1,
     threads: int | None = None,
@@ -451,9 +470,16 @@ def train_recipe(
     if not path.exists() and path.name == recipe_name:
         path = bundled_root() / "codecs" / "recipes" / f"{recipe_name}.toml"
     recipe = Recipe.read(path)
+    if base:
+        recipe = replace(recipe, base=base)
     stage_1 = recipe.objective == "autoencoder"
-    if not stage_1 and autoencoder is None:
-        raise ValueError(f"{path}: stage 2 needs the stage-1 weights; give them with --autoencoder")
+    if stage_1 and base:
+        raise ValueError(f"{path}: stage 1 has no base: leave out --base")
+    if not stage_1 and (autoencoder is None) == (not recipe.base):
+        raise ValueError(
+            f"{path}: stage 2 needs one base: the stage-1 weights with --autoencoder, or a codec with --base"
+            + (f" (the recipe names {recipe.base})" if recipe.base else "")
+        )
     if recipe.objective in objectives.ADVERSARIAL and perceptual is None:
         perceptual = default_perceptual(path, recipe, data_root)
     if not data.is_dir():
@@ -470,6 +496,8 @@ def train_recipe(
         fabric = make_fabric(device, devices, recipe.bf16)
         fabric.launch()
         found = photos.read_photos(data, recipe.crop + (0 if stage_1 else 2 * recipe.border))
+        if recipe.held_out:
+            found = photos.without_held_out(found, recipe.held_out)
         log.info(
             "%s: %d photographs, sha256 %s, %d left out", path, len(found.names), found.sha256, len(found.left_out)
         )
@@ -479,18 +507,34 @@ def train_recipe(
         if stage_1:
             task = AutoencoderTask(recipe, found, init)
         else:
-            model = read_autoencoder(autoencoder).module.to(fabric.device)
+            if autoencoder:
+                stands_on: pairs.Base = pairs.AutoencoderBase(read_autoencoder(autoencoder).module.to(fabric.device))
+            else:
+                stands_on = open_base(recipe.base, tuple(recipe.points), cards)
             if dry_run:
-                few = len(model.config.lambdas)
+                few = len(stands_on.points)
                 found = replace(found, names=found.names[:few], images=found.images[:few])
             first = len(found.images) * fabric.global_rank // fabric.world_size
-            task = DecoderTask(recipe, found, model, pair_cache or out, init, perceptual, first)
+            task = DecoderTask(recipe, found, stands_on, pair_cache or out, init, perceptual, first)
         weights = train(task, out, fabric, stop_after_s=stop_after_s, compiled=compiled)
         if not dry_run:
             return weights
         for name, module in task.modules.items():
             print(f"{path.stem}: {name} of {sum(p.numel() for p in module.parameters()):,} parameters: one step done")
         return None
+
+
+def open_base(codec: str, points: tuple[str, ...], cards: Iterable[Path] = ()) -> pairs.CodecBase:
+    """Raises ValueError for a codec or point that there is not, or that cannot run here."""
+    from hfdbench.cards.find import choose
+    from hfdbench.cards.schema import CodecCard
+    from hfdbench.errors import UsageError
+
+    try:
+        (card,) = choose(CodecCard, [codec], cards)
+    except UsageError as error:
+        raise ValueError(f"base {codec}: {error}") from None
+    return pairs.CodecBase(card, points)
 
 
 def default_perceptual(path: Path, recipe: Recipe, data_root: Path | None) -> Path:

@@ -1,14 +1,17 @@
 # pyright: basic
-"""Training pairs of stage 2: a photograph's part, its stage-1 reconstruction, its latents. The autoencoder is frozen.
+"""Training pairs of stage 2: a photograph's part, its reconstruction by the frozen base, the base's latents.
 
-Pairs are made once, from larger parts whose border is dropped, so that no pair shows what coding does at a picture's edge (HFD,
-arXiv:2305.18231, section 5.3: 640 pixels, of which a border of 64 is dropped).
+A base is what a decoder of stage 2 sits on: an autoencoder's weights, or points of any codec card. Pairs are made once, from
+larger parts whose border is dropped, so that no pair shows what coding does at a picture's edge (HFD, arXiv:2305.18231, section
+5.3: 640 pixels, of which a border of 64 is dropped).
 """
 
 import hashlib
 import itertools
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,11 +20,115 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from hfdbench.cards.schema import CodecCard
+from hfdbench.codecs.protocol import Codec, load_codec
+from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files.atomic import replacing
 from hfdbench.hfd.autoencoder import Autoencoder
 from hfdbench.training.photos import Photos
 
 GRID = 16  # pixels per latent: crops start and end on it
+
+
+class Base(Protocol):
+    """What makes the reconstructions that a decoder starts from.
+
+    Attributes
+    ----------
+    name : str
+        Id of the codec card; "" for an autoencoder given as weights.
+    points : tuple of str
+        Names of the rates in order: the decoder's rate k is points[k].
+    latents : int
+        Channels of the latents, 0 where there are none.
+    """
+
+    name: str
+    points: tuple[str, ...]
+    latents: int
+
+    def digest(self) -> bytes:
+        """Whatever the reconstructions depend on, for naming files of pairs."""
+        ...
+
+    def reconstruct(self, image: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
+        """Code and decode an image.
+
+        Parameters
+        ----------
+        image : ndarray of uint8, H x W x 3
+            H and W multiples of 16.
+        rate : int
+            Index into `points`.
+
+        Returns
+        -------
+        reconstruction : ndarray of uint8, H x W x 3
+        latents : ndarray of float16, C x H/16 x W/16
+            C may be 0.
+        """
+        ...
+
+
+class AutoencoderBase:
+    """Stage 1 as a base; coded on the device that the autoencoder is on, without the entropy coder."""
+
+    def __init__(self, autoencoder: Autoencoder):
+        self._autoencoder = autoencoder
+        self.name = ""
+        self.points = tuple(f"q{k + 1}" for k in range(len(autoencoder.config.lambdas)))
+        self.latents = autoencoder.config.latents
+
+    def digest(self) -> bytes:
+        items = self._autoencoder.state_dict().items()
+        return b"".join(name.encode() + tensor.cpu().numpy().tobytes() for name, tensor in items)
+
+    @torch.inference_mode()
+    def reconstruct(self, image: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
+        device = self._autoencoder.log_gain.device
+        x = torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1)[None].float() / 255
+        x_hat, y = self._autoencoder.reconstruct(x, torch.tensor([rate], device=device))
+        return (x_hat[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy(), y[0].half().cpu().numpy()
+
+
+class CodecBase:
+    """Points of a codec card as a base: the pairs are what the card's own encoder and decoder make."""
+
+    latents = 0
+
+    def __init__(self, card: CodecCard, points: tuple[str, ...] = ()):
+        """
+        Parameters
+        ----------
+        card : CodecCard
+        points : tuple of str
+            Ids of the card's points, all when empty.
+
+        Raises
+        ------
+        ValueError
+            For a point that the card does not have, or a codec that cannot run here.
+        """
+        self.name = card.id
+        self.points = tuple(points) or tuple(point.id for point in card.points)
+        try:
+            self._made = [card.point(point) for point in self.points]
+            self._codecs: list[Codec] = [load_codec(card, point) for point in self.points]
+        except (UsageError, Unavailable) as error:
+            raise ValueError(f"base {card.id}: {error}") from None
+
+    def digest(self) -> bytes:
+        return json.dumps([self.name, *(point.model_dump(mode="json") for point in self._made)]).encode()
+
+    def reconstruct(self, image: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
+        codec = self._codecs[rate]
+        made = codec.decode(codec.encode(np.ascontiguousarray(image)), seed=0)
+        if made.shape != image.shape or made.dtype != np.uint8:
+            raise ValueError(
+                f"base {self.name}, point {self.points[rate]}: decodes {image.shape[1]}x{image.shape[0]} pixels to "
+                f"{made.dtype} {'x'.join(map(str, made.shape[1::-1]))}; a base must return the size it was given, uint8"
+            )
+        return made, np.empty((0, image.shape[0] // GRID, image.shape[1] // GRID), np.float16)
 
 
 @dataclass(frozen=True)
@@ -33,24 +140,19 @@ class Pair:
     rate: int
 
 
-@torch.inference_mode()
-def make_pairs(
-    photos: Photos, autoencoder: Autoencoder, side: int, border: int, cache: Path, first: int = 0
-) -> list[Pair]:
-    """A part of each photograph, at most side x side pixels, at two of the rates, the rates taking turns.
+def make_pairs(photos: Photos, base: Base, side: int, border: int, cache: Path, first: int = 0) -> list[Pair]:
+    """A part of each photograph, at most side x side pixels, at two of the base's rates, the rates taking turns.
 
-    Coded on the autoencoder's device. Kept in `cache`, named by data and weights, so that an interrupted start goes on.
+    Kept in `cache`, named by data and base, so that an interrupted start goes on.
     first: index of the photograph to begin with. Processes that begin at different ones share the work: what is there is read.
     Raises ValueError for fewer photographs than rates, or a border off the grid of 16.
     """
     if side % GRID or border % GRID:
         raise ValueError(f"pair_side {side} and border {border} must be multiples of {GRID}")
-    rates, device = len(autoencoder.config.lambdas), autoencoder.log_gain.device
+    rates = len(base.points)
     if len(photos.images) < rates:
         raise ValueError(f"{len(photos.images)} photographs are too few for {rates} rates; give at least {rates}")
-    digest = hashlib.sha256(f"{photos.sha256} {side} {border}".encode())
-    for name, tensor in autoencoder.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    digest = hashlib.sha256(f"{photos.sha256} {side} {border}".encode() + base.digest())
     folder = cache / f"pairs-{digest.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     count = len(photos.images)
@@ -66,13 +168,12 @@ def make_pairs(
         for rate in sorted({index % rates, (index + rates // 2) % rates}):
             path = folder / f"{index:06d}-{rate}.safetensors"
             if not path.exists():
-                x = torch.from_numpy(np.array(part)).to(device).permute(2, 0, 1)[None].float() / 255
-                x_hat, y = autoencoder.reconstruct(x, torch.tensor([rate], device=device))
-                both = torch.cat([x, x_hat], 1)[0, :, border : border + height, border : border + width]
+                made, y = base.reconstruct(part, rate)
+                both = np.concatenate([part, made], 2)[border : border + height, border : border + width]
                 inner = (slice(border // GRID, (border + length) // GRID) for length in (height, width))
                 tensors = {
-                    "pixels": (both * 255).round().byte().permute(1, 2, 0).cpu().contiguous(),
-                    "latents": y[(0, slice(None), *inner)].half().cpu().contiguous(),
+                    "pixels": torch.from_numpy(both).contiguous(),
+                    "latents": torch.from_numpy(y[(slice(None), *inner)]).contiguous(),
                 }
                 with replacing(path, SafetensorError) as temporary:
                     save_file(tensors, temporary)

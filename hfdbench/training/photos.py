@@ -3,7 +3,7 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,24 @@ def read_photos(folder: Path, smallest_side: int) -> Photos:
             "give a folder of photographs with --data"
         )
     return Photos(tuple(names), tuple(images), digest.hexdigest(), tuple(left_out))
+
+
+def held_out(name: str, every: int) -> bool:
+    """Whether a photograph is kept out of the training: one in `every`, chosen by its name alone.
+
+    The name is the path below the folder; its sha256, divisible by `every`, decides in any folder and order.
+    """
+    return int.from_bytes(hashlib.sha256(Path(name).as_posix().encode()).digest()) % every == 0
+
+
+def without_held_out(photos: Photos, every: int) -> Photos:
+    """The photographs that are trained on, with a sha256 of their own. Raises ValueError when none is left."""
+    kept = [k for k, name in enumerate(photos.names) if not held_out(name, every)]
+    if not kept:
+        raise ValueError(f"held_out {every}: no photograph is left to train on; give more photographs or held_out 0")
+    names, images = tuple(photos.names[k] for k in kept), tuple(photos.images[k] for k in kept)
+    digest = hashlib.sha256("\0".join([photos.sha256, *names]).encode())
+    return replace(photos, names=names, images=images, sha256=digest.hexdigest())
 
 
 def crops(images: list[np.ndarray], count: int, side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

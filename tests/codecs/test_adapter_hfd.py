@@ -1,18 +1,22 @@
 """The codecs of the HFD family: any size, shared streams, seeds, ledger, and everything that is refused."""
 
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from helpers_hfd import SMALL, autoencoder, decoder, picture, write
 
-from hfdbench.cards.schema import CodecCard
-from hfdbench.codecs.hfd import HFD
-from hfdbench.codecs.protocol import load_codec
+from hfdbench.cards.find import find_cards
+from hfdbench.cards.schema import CodecCard, read_card
+from hfdbench.codecs.hfd import HFD, BaseDecoder
+from hfdbench.codecs.pool import Pool
+from hfdbench.codecs.protocol import BasePoint, load_codec
 from hfdbench.errors import CodecError, StreamError, Unavailable, UsageError
 from hfdbench.hfd import coding
 from hfdbench.hfd.container import Coded
+from hfdbench.hfd.decoder import Sampling
 
 SAMPLING = {"steps": 2, "shift": 0.5, "tile": 64, "overlap": 16}
 
@@ -27,6 +31,7 @@ def files(tmp_path_factory):
         "hfd": write(decoder(), folder / "hfd.safetensors", "hfd"),
         "plus": write(decoder(sum(SMALL.groups)), folder / "plus.safetensors", "hfd-plus"),
         "hific": write(decoder(), folder / "hific.safetensors", "hific"),
+        "jpeg": write(decoder(), folder / "jpeg.safetensors", "hfd", "jpeg", ("q8", "q50")),
     }
 
 
@@ -141,11 +146,96 @@ def test_sizes_beyond_the_header_are_refused(mse):
         (["ae", "hfd"], {"sampling": {"steps": 0}}, "steps 0"),
         (["ae", "hfd"], {"sampling": {"solver": "once"}}, "a solver that samples"),
         (["ae", "hific"], {"sampling": SAMPLING}, 'solver "once"'),
+        (["ae", "jpeg"], {"sampling": SAMPLING}, "decodes jpeg, not an autoencoder's streams"),
     ],
 )
 def test_cards_that_do_not_fit_are_refused(files, weights, options, said):
     with pytest.raises(UsageError, match=said):
         HFD([files[name] for name in weights], **{"rate": 0} | options)
+
+
+# On another codec
+
+
+def on_jpeg(files, name="jpeg", sampling=SAMPLING, weights=None, base="jpeg", point="q8"):
+    codec = load_codec(find_cards(CodecCard)["jpeg"], "q8")
+    return BaseDecoder(BasePoint(base, point, codec), weights or [files[name]], sampling)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (65, 95)], ids=lambda size: "x".join(map(str, size)))
+def test_a_base_keeps_its_streams(files, size):
+    image, plain = picture(*size), load_codec(find_cards(CodecCard)["jpeg"], "q8")
+    codec = on_jpeg(files)
+    stream = codec.encode(image)
+    assert stream == plain.encode(image)
+    one, again, other = (codec.decode(stream, seed=seed) for seed in (1, 1, 2))
+    assert one.shape == image.shape and one.dtype == np.uint8
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+    below = plain.decode(stream, seed=1)
+    assert np.array_equal(on_jpeg(files, sampling={"solver": "none"}).decode(stream, seed=1), below)
+    with pytest.raises(StreamError, match="JPEG"):
+        codec.decode(stream[:-3], seed=1)
+
+
+def test_the_rate_is_the_place_of_the_point(files):
+    """The second of the points that the weights know is the decoder's second rate."""
+    image = picture(64, 64)
+    codec = on_jpeg(files, point="q50")
+    below = load_codec(find_cards(CodecCard)["jpeg"], "q8").decode(codec.encode(image), seed=1)
+    expected = decoder().sample(below, 1, 1, Sampling(**SAMPLING))
+    assert np.array_equal(codec.decode(codec.encode(image), seed=1), expected)
+    assert not np.array_equal(on_jpeg(files).decode(codec.encode(image), seed=1), expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"base": "avif"}, r"jpeg\.safetensors decodes jpeg, not avif"),
+        ({"name": "hfd"}, r"hfd\.safetensors decodes an autoencoder, not jpeg"),
+        ({"point": "q12"}, r"knows jpeg at q8, q50, not at q12"),
+        ({"sampling": {"solver": "once"}}, "a solver that samples"),
+        ({"sampling": {"stpes": 3}}, 'unknown option "stpes"'),
+        ({"name": "ae"}, "not weights of this model"),
+    ],
+)
+def test_a_base_that_does_not_fit_is_refused(files, wrong, said):
+    with pytest.raises(UsageError, match=said):
+        on_jpeg(files, **wrong)
+    with pytest.raises(UsageError, match="2 weight files"):
+        on_jpeg(files, weights=[files["ae"], files["jpeg"]])
+
+
+def test_a_card_names_its_base(files, tmp_path):
+    """Found, planned, built and run like any other; the base's card may lie in another folder."""
+    place = tmp_path / "codecs"
+    place.mkdir()
+    shutil.copy(files["jpeg"], place)
+    text = (
+        'id = "tiny"\nkind = "diffusion"\nadapter = "hfdbench.codecs.hfd:BaseDecoder"\nbase = "jpeg"\n'
+        'weights = [{ file = "jpeg.safetensors", sha256 = "DIGEST" }]\n'
+        'points = [{ id = "q8", options = { sampling = { steps = 1 } } }]\n'
+    ).replace("DIGEST", hashlib.sha256(files["jpeg"].read_bytes()).hexdigest())
+    (place / "tiny.toml").write_text(text)
+    found = find_cards(CodecCard, [tmp_path])["tiny"]
+    assert (found.base, found.streams) == ("jpeg", "jpeg") and found.base_source.name == "jpeg.toml"
+    image = picture(32, 32)
+    by_hand, of_the_card = on_jpeg(files, sampling={"steps": 1}), load_codec(found, "q8")
+    stream = by_hand.encode(image)
+    assert np.array_equal(of_the_card.decode(stream, seed=5), by_hand.decode(stream, seed=5))
+    alone = load_codec(read_card(place / "tiny.toml", CodecCard), "q8")
+    assert np.array_equal(alone.decode(stream, seed=5), by_hand.decode(stream, seed=5))
+    with Pool("decoder", 1, "cpu", None) as pool:
+        answer, body = pool.ask(found, "q8", {"do": "decode", "seed": 5}, stream)
+    assert np.array_equal(np.frombuffer(body, np.uint8).reshape(answer["shape"]), by_hand.decode(stream, seed=5))
+    for before, after, said in (
+        ('base = "jpeg"', 'base = "jpge"', 'key "base": .*did you mean "jpeg"'),
+        ('base = "jpeg"', 'base = "jpeg"\nstreams = "avif"', "the streams are those of the base"),
+        ('base = "jpeg"', 'base = "hfd"', "decodes the streams of elic-mse"),
+        ('id = "q8"', 'id = "q7"', "jpeg has no such point"),
+    ):
+        (place / "tiny.toml").write_text(text.replace(before, after))
+        with pytest.raises(UsageError, match=said):
+            find_cards(CodecCard, [tmp_path])
 
 
 def card(files, digest):

@@ -126,7 +126,8 @@ def test_second_order_beats_euler_at_equal_evaluations(evaluations):
 
 @pytest.mark.parametrize("wrong", [
     {"solver": "rk4"}, {"path": "sine"}, {"order": "spiral"}, {"steps": 0}, {"run": 9, "steps": 8}, {"run": -1},
-    {"gamma": 1.5}, {"eta": -0.1}, {"shift": 0}, {"strength": 2}, {"grain": -0.1}, {"start": 0}, {"tile": 100}, {"tile": -64},
+    {"gamma": 1.5}, {"temperature": 1.5},
+    {"eta": -0.1}, {"shift": 0}, {"strength": 2}, {"grain": -0.1}, {"start": 0}, {"tile": 100}, {"tile": -64},
     {"overlap": 8},
 ])  # fmt: skip
 def test_sampling_refuses_values_out_of_range(wrong):
@@ -299,3 +300,16 @@ def test_a_predictor_needs_no_noise():
     assert np.array_equal(one, other) and not np.array_equal(one, image)
     sampled = [model.sample(image, 0, seed, Sampling(steps=2)) for seed in (1, 1, 2)]
     assert np.array_equal(sampled[0], sampled[1]) and not np.array_equal(sampled[0], sampled[2])
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "multistep", "heun"])
+def test_temperature_is_the_share_of_the_noise(solver):
+    """Nothing is left to chance at 0, less at 0.5 than at 1."""
+    model, image = decoder(), picture(48, 48)
+
+    def spread(temperature):
+        how = Sampling(solver, steps=3, eta=1.0, temperature=temperature)
+        one, other = (model.sample(image, 0, seed, how).astype(float) for seed in (1, 2))
+        return np.abs(one - other).mean()
+
+    assert spread(0.0) == 0 < spread(0.5) < spread(1.0)

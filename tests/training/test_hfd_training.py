@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers_hfd import SMALL, autoencoder, decoder, picture, write
+from helpers_hfd import SMALL, autoencoder, base, decoder, picture, write
 from helpers_metrics import random_weights
 from PIL import Image
 from safetensors import SafetensorError
@@ -21,10 +21,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hfdbench.cards.find import bundled_root
+from hfdbench.cards.find import bundled_root, find_cards
+from hfdbench.cards.schema import CodecCard
+from hfdbench.codecs.pillow import JPEG
+from hfdbench.codecs.protocol import load_codec
 from hfdbench.errors import UsageError
 from hfdbench.files.atomic import replacing
-from hfdbench.hfd.decoder import Sampling
+from hfdbench.hfd.decoder import Decoder, Sampling
 from hfdbench.hfd.sampling import Schedule, alpha_sigma
 from hfdbench.hfd.weights import load_into, read_autoencoder, read_decoder
 from hfdbench.training import loop as training
@@ -76,7 +79,7 @@ def make_task(data, cache, inception):
         if wanted.objective == "autoencoder":
             return training.AutoencoderTask(wanted, data, **options)
         perceptual = inception if wanted.objective in objectives.ADVERSARIAL else None
-        return training.DecoderTask(wanted, data, autoencoder(), cache, perceptual=perceptual, **options)
+        return training.DecoderTask(wanted, data, base(), cache, perceptual=perceptual, **options)
 
     return make
 
@@ -96,7 +99,7 @@ def test_photos_leaves_out_what_it_cannot_use(folder, data, tmp_path):
 
 def test_pairs_show_the_photograph_its_reconstruction_and_its_latents(data, tmp_path):
     model = autoencoder()
-    made = pairs.make_pairs(data, model, 64, 32, tmp_path)
+    made = pairs.make_pairs(data, pairs.AutoencoderBase(model), 64, 32, tmp_path)
     assert len(made) == 16 and {pair.rate for pair in made} == {0, 1}  # each photograph at two rates
     for pair, photo in zip(made[::2], data.images, strict=True):
         original, coded = pair.pixels[..., :3], pair.pixels[..., 3:]
@@ -110,18 +113,65 @@ def test_pairs_show_the_photograph_its_reconstruction_and_its_latents(data, tmp_
         assert np.allclose(latents[0, :, 2:6, 2:6], pair.latents, atol=1e-2)
     (place,) = tmp_path.iterdir()
     before = {path: path.stat().st_mtime_ns for path in place.iterdir()}
-    pairs.make_pairs(data, model, 64, 32, tmp_path)
+    pairs.make_pairs(data, pairs.AutoencoderBase(model), 64, 32, tmp_path)
     assert {path: path.stat().st_mtime_ns for path in place.iterdir()} == before  # made once
-    pairs.make_pairs(data, autoencoder(seed=1), 64, 32, tmp_path)
+    pairs.make_pairs(data, base(seed=1), 64, 32, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2  # another model's are others
+
+
+def test_pairs_on_a_codec_are_what_its_card_makes(data, tmp_path):
+    card = find_cards(CodecCard)["jpeg"]
+    on = pairs.CodecBase(card, ("q8", "q50"))
+    assert (on.name, on.points, on.latents) == ("jpeg", ("q8", "q50"), 0)
+    made = pairs.make_pairs(data, on, 64, 32, tmp_path)
+    assert {pair.rate for pair in made} == {0, 1}
+    for pair, photo in zip(made[::2], data.images, strict=True):
+        original, coded = pair.pixels[..., :3], pair.pixels[..., 3:]
+        assert pair.latents.shape == (0, 4, 4)
+        places = np.lib.stride_tricks.sliding_window_view(photo, (64, 64), (0, 1)).transpose(0, 1, 3, 4, 2)
+        top, left = np.argwhere((places == original).all((2, 3, 4)))[0]
+        codec = load_codec(card, on.points[pair.rate])
+        stream = codec.encode(photo[top - 32 : top + 96, left - 32 : left + 96].copy())
+        assert np.array_equal(codec.decode(stream, seed=0)[32:96, 32:96], coded)
+    assert on.digest() != pairs.CodecBase(card, ("q8", "q35")).digest() != pairs.CodecBase(card).digest()
+    pixels, _, latents = pairs.crops(made, 3, 32, np.random.default_rng(0))
+    assert pixels.shape == (3, 6, 32, 32) and latents.shape == (3, 0, 2, 2)
+
+
+class Enlarges(JPEG):
+    def decode(self, stream, *, seed):
+        return super().decode(stream, seed=seed).repeat(2, 0)
+
+
+def test_bases_that_do_not_serve_are_named(data, tmp_path, monkeypatch):
+    card = find_cards(CodecCard)["jpeg"]
+    with pytest.raises(ValueError, match='base jpeg: no point of jpeg "q7"'):
+        pairs.CodecBase(card, ("q7",))
+    with pytest.raises(ValueError, match=r'base jpge: .*did you mean "jpeg"'):
+        training.open_base("jpge", ())
+    monkeypatch.setattr(pairs, "load_codec", lambda card, point: Enlarges(quality=50))
+    with pytest.raises(ValueError, match=r"base jpeg, point q8: decodes 128x128 pixels to uint8 128x256"):
+        pairs.make_pairs(data, pairs.CodecBase(card, ("q8",)), 64, 32, tmp_path)
+    with pytest.raises(ValueError, match="sees latents, which base jpeg does not have"):
+        training.DecoderTask(recipe("hfd-plus"), data, pairs.CodecBase(card, ("q8",)), tmp_path)
+
+
+def test_held_out_photographs_are_chosen_by_name_alone(data):
+    kept = photos.without_held_out(data, 2)
+    out = [name for name in data.names if photos.held_out(name, 2)]
+    assert kept.sha256 != data.sha256  # so that pairs of the one are not taken for those of the other
+    assert out and set(kept.names) == set(data.names) - set(out) and len(kept.images) == len(kept.names)
+    assert [k for k in range(50) if photos.held_out(f"{k}.png", 10)] == [7, 29, 32]  # of sha256, by hand
+    with pytest.raises(ValueError, match="no photograph is left"):
+        photos.without_held_out(replace(data, names=(out[0],), images=data.images[:1]), 2)
 
 
 def test_processes_that_begin_elsewhere_share_the_pairs(data, tmp_path, monkeypatch):
     """One that begins at another photograph goes on from there; the pairs are the same ones in the same order."""
-    one = pairs.make_pairs(data, autoencoder(), 64, 32, tmp_path / "one")
+    one = pairs.make_pairs(data, base(), 64, 32, tmp_path / "one")
     written, write = [], pairs.replacing
     monkeypatch.setattr(pairs, "replacing", lambda path, *errors: written.append(path) or write(path, *errors))
-    other = pairs.make_pairs(data, autoencoder(), 64, 32, tmp_path / "other", first=5)
+    other = pairs.make_pairs(data, base(), 64, 32, tmp_path / "other", first=5)
     for a, b in zip(one, other, strict=True):
         assert a.rate == b.rate and np.array_equal(a.pixels, b.pixels) and np.array_equal(a.latents, b.latents)
     assert [int(path.name[:6]) for path in written[::2]] == [5, 6, 7, 0, 1, 2, 3, 4]
@@ -139,7 +189,7 @@ def test_crops_of_latents_lie_where_the_pixels_do():
 
 
 def test_residual_roots_whiten(data, tmp_path):
-    made = pairs.make_pairs(data, autoencoder(), 64, 32, tmp_path)
+    made = pairs.make_pairs(data, base(), 64, 32, tmp_path)
     roots = pairs.residual_roots(made, 2)
     for rate in (0, 1):
         parts = [pair.pixels.reshape(-1, 6).astype(float) / 255 for pair in made if pair.rate == rate]
@@ -151,9 +201,9 @@ def test_residual_roots_whiten(data, tmp_path):
 
 def test_pairs_say_what_they_lack(data, tmp_path):
     with pytest.raises(ValueError, match="multiples of 16"):
-        pairs.make_pairs(data, autoencoder(), 64, 10, tmp_path)
+        pairs.make_pairs(data, base(), 64, 10, tmp_path)
     with pytest.raises(ValueError, match="1 photographs are too few for 2 rates"):
-        pairs.make_pairs(replace(data, images=data.images[:1]), autoencoder(), 64, 32, tmp_path)
+        pairs.make_pairs(replace(data, images=data.images[:1]), base(), 64, 32, tmp_path)
 
 
 # Losses
@@ -275,7 +325,7 @@ def test_every_objective_trains(make_task, data, tmp_path, objective):
         "photographs": "8",
         "steps": "4",
         "torch": torch.__version__,
-    }
+    } | ({} if objective == "autoencoder" else {"base": "", "points": '["q1", "q2"]'})
     kept, saved = load_file(weights), torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert set(saved["modules"]) == ({"model", "critic"} if gan else {"model"})
     moved = [name for name in before if not torch.equal(saved["average"][name], before[name])]
@@ -440,11 +490,11 @@ import resource, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/training"]
 from test_hfd_training import recipe
-from helpers_hfd import autoencoder
+from helpers_hfd import autoencoder, base
 from hfdbench.errors import UsageError
 from hfdbench.training import loop as training, photos
 data, cache, out, limit = (Path(a) for a in sys.argv[2:])
-task = training.DecoderTask(recipe("hfd"), photos.read_photos(data, 64), autoencoder(), cache)
+task = training.DecoderTask(recipe("hfd"), photos.read_photos(data, 64), base(), cache)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(str(limit)), int(str(limit))))
 try:
     training.train(task, out)
@@ -499,7 +549,7 @@ import hashlib, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/training"]
 from test_hfd_training import recipe
-from helpers_hfd import autoencoder
+from helpers_hfd import autoencoder, base
 from hfdbench.training import loop as training, photos
 data, cache, inception, out = (Path(a) for a in sys.argv[2:])
 fabric = training.make_fabric("cpu", 2, False)
@@ -510,7 +560,7 @@ for objective in ("autoencoder", "hfd-plus", "hific"):
     if objective == "autoencoder":
         task = training.AutoencoderTask(wanted, found)
     else:
-        task = training.DecoderTask(wanted, found, autoencoder(), cache, perceptual=inception)
+        task = training.DecoderTask(wanted, found, base(), cache, perceptual=inception)
     weights = training.train(task, out / objective, fabric)
     digest = hashlib.sha256()
     for name, tensor in sorted(task.model.state_dict().items()):
@@ -544,12 +594,16 @@ def test_two_processes_train_one_model(folder, cache, inception, tmp_path):
         ('objective = "hfd"', '"steps" is missing'),
         ('objective = "hfd"\nsteps = 1\nlerning_rate = 1', 'unknown key "lerning_rate"'),
         ('objective = "gan"\nsteps = 1', '"gan" is unknown; use autoencoder, hfd'),
-        ('objective = "hfd"\nsteps = 1\ncrop = 100', "multiple of 64"),
+        ('objective = "hfd"\nsteps = 1\ncrop = 100', "multiple of 16"),
+        ('objective = "autoencoder"\nsteps = 1\ncrop = 96', "multiple of 64"),
         ('objective = "hfd"\nsteps = "1"', "must be of type int"),
         ('objective = "hfd"\nsteps = 0', "at least 1"),
         ('objective = "hfd"\nsteps = 1\n[model]\nlatents = 4', 'unknown key "latents" in'),
         ('objective = "hfd"\nsteps = 1\n[model]\ngroups = [4]', 'unknown key "groups" in'),
         ("objective = ", "not a readable recipe"),
+        ('objective = "autoencoder"\nsteps = 1\nbase = "jpeg"', "stage 1 has no base"),
+        ('objective = "hfd"\nsteps = 1\nbase = "jpeg"\npoints = [6]', "points must be ids"),
+        ('objective = "hfd"\nsteps = 1\nheld_out = 1', "held_out 1"),
     ],
 )
 def test_recipes_say_what_is_wrong(tmp_path, text, said):
@@ -565,7 +619,10 @@ RECIPES = sorted((bundled_root() / "codecs" / "recipes").glob("*.toml"))
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_bundled_recipes_can_be_read(path):
     wanted = training.Recipe.read(path)
-    assert wanted.objective == {"elic": "autoencoder", "hfd-paper": "hfd"}.get(path.stem, path.stem)
+    other = {"elic": "autoencoder", "hfd-paper": "hfd"} | dict.fromkeys(("hfd-jpeg", "hfd-avif"), "hfd")
+    assert wanted.objective == other.get(path.stem, path.stem)
+    if wanted.base:
+        assert training.open_base(wanted.base, tuple(wanted.points)).points == tuple(wanted.points)
     assert training.learning_rate(wanted, wanted.warmup) == pytest.approx(wanted.learning_rate)
     assert training.learning_rate(wanted, wanted.steps) == pytest.approx(wanted.learning_rate / 50)
 
@@ -577,6 +634,7 @@ def test_every_objective_has_a_recipe():
 def test_rivals_share_everything_but_the_objective():
     """The comparison of decoders: same data, same budget, same network, same seed."""
     rivals = [training.Recipe.read(path) for path in RECIPES if path.stem not in ("elic", "hfd-paper")]
+    rivals = [wanted for wanted in rivals if not wanted.base]
     assert len({json.dumps(training.asdict(replace(wanted, objective="", stored=""))) for wanted in rivals}) == 1
 
 
@@ -610,6 +668,23 @@ def test_train_recipe_leaves_a_record(recipe_files, folder, cache, tmp_path):
     assert not list(out.glob("pairs-*"))
 
 
+def test_a_decoder_on_a_codec_starts_from_one_of_other_rates(recipe_files, folder, cache, tmp_path):
+    """Rates that the start does not have lie between those it has; base and points are in the weights."""
+    wanted = 'base = "jpeg"\npoints = ["q8", "q25", "q50"]\nheld_out = 4\n' + (recipe_files / "hfd.toml").read_text()
+    (tmp_path / "hfd.toml").write_text(wanted)
+    start = write(decoder(), tmp_path / "start.safetensors", "hfd")
+    made = training.train_recipe(str(tmp_path / "hfd.toml"), folder, tmp_path / "out", init=start, pair_cache=cache)
+    assert made is not None
+    model = read_decoder(made)
+    assert model.metadata["base"] == "jpeg" and json.loads(model.metadata["points"]) == ["q8", "q25", "q50"]
+    named = (tmp_path / "out" / "data.txt").read_text().split()
+    assert 0 < len(named) < 8 and not any(photos.held_out(name, 4) for name in named)
+    fresh = Decoder(replace(model.module.config, latents=0))
+    load_into(fresh, start, by_rate=("network.rate.weight", "root"))
+    old, new = decoder().network.rate.weight, fresh.network.rate.weight
+    assert torch.allclose(new[[0, 2]], old) and torch.allclose(new[1], old.mean(0)) and fresh.root.shape == (3, 3, 3)
+
+
 def test_the_record_says_when_bfloat16_is_not_used(recipe_files, folder, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     wanted = (recipe_files / "hfd.toml").read_text().replace("bf16 = false", "bf16 = true")
@@ -629,8 +704,10 @@ def test_a_dry_run_keeps_nothing(recipe_files, folder, tmp_path, capsys):
 
 def test_train_recipe_says_what_is_missing(recipe_files, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    with pytest.raises(ValueError, match="--autoencoder"):
+    with pytest.raises(ValueError, match="--autoencoder, or a codec with --base"):
         training.train_recipe(str(recipe_files / "hfd.toml"), folder, tmp_path / "out")
+    with pytest.raises(ValueError, match="stage 1 has no base"):
+        training.train_recipe(str(recipe_files / "elic.toml"), folder, tmp_path / "out", base="jpeg")
     with pytest.raises(ValueError, match="no such folder"):
         training.train_recipe(str(recipe_files / "elic.toml"), tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(ValueError, match="no picture to train on"):
