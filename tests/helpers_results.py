@@ -3,15 +3,23 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from hfdbench.analysis import bootstrap
 from hfdbench.codecs.identity import key
 from hfdbench.metrics.distribution.kid import kid
-from hfdbench.results import store
+from hfdbench.results import parquet, schema
 
 PATCHES = 4  # of an image
 NETWORKS = {"inception": ("12345678", 2048), "mini": ("87654321", 40)}  # key, dimensions
+
+
+def write_points(out: Path, frame: pd.DataFrame) -> None:
+    """A points file per row, with nothing behind it."""
+    for number in range(len(frame)):
+        table = pa.Table.from_pandas(frame.iloc[[number]], schema=schema.POINTS, preserve_index=False)
+        parquet.write_table(out / "points" / f"{number:02d}.parquet", table, {})
 
 
 def write_codec(
@@ -46,10 +54,10 @@ def write_codec(
         for its_key, dimensions in NETWORKS.values():
             flat = pa.array(features[:, :dimensions].astype(np.float32).ravel())
             column = pa.FixedSizeListArray.from_arrays(flat, dimensions)
-            schema = pa.schema([*list(store.FEATURES)[:3], ("features", column.type)])
-            table = pa.table([*(pa.array(places[n]) for n in ("image", "top", "left")), column], schema=schema)
+            columns = schema.features_schema(dimensions)
+            table = pa.table([*(pa.array(places[n]) for n in ("image", "top", "left")), column], schema=columns)
             end = key("reference", "d", "fid256", its_key, "cpu") if name.startswith("reference-") else its_key
-            store.write_table(out / "features" / f"{name}-{end}.parquet", table, {})
+            parquet.write_table(out / "features" / f"{name}-{end}.parquet", table, {})
 
     write_features(f"reference-{dataset}", originals)
     for number, bpp in enumerate(bpps):
@@ -65,7 +73,7 @@ def write_codec(
             | {"psnr_db": psnr[i], "mse": 255**2 / 10 ** (psnr[i] / 10), "identical": False, "ms_ssim": 0.9 + 0.001 * i}
             for i in range(images)
         ]
-        store.write_table(out / "crops" / f"{name}.parquet", pa.Table.from_pylist(rows, store.CROPS), run)
+        parquet.write_table(out / "images" / f"{name}.parquet", pa.Table.from_pylist(rows, schema.IMAGES), run)
         decoded = originals + 0.3 * noise_gain * (0.1 / bpp) ** 0.5 * (noise + 0.1 * own.normal(size=noise.shape))
         write_features(name, decoded)
         row = {"codec": codec, "point": point, "dataset": dataset, "kind": "classical", "title": codec}
@@ -97,13 +105,17 @@ def write_codec(
             "status": "ok",
             "note": "",
         }
-        table = pa.Table.from_pylist([row], store.POINTS)
-        store.write_table(out / "points" / f"{name}.parquet", table, run | keys)
+        table = pa.Table.from_pylist([row], schema.POINTS)
+        parquet.write_table(out / "points" / f"{name}.parquet", table, run | keys)
 
 
 def edited(out: Path, table: str, change) -> None:
     """Change every file of a table: metadata or rows."""
-    for path in (out / table).glob("*.parquet"):
-        rows, meta = change(store.read_table(path).to_pandas(), store.read_metadata(path))
-        schema = {"points": store.POINTS, "crops": store.CROPS}[table]
-        store.write_table(path, pa.Table.from_pandas(rows, schema, preserve_index=False), meta)
+    for path in sorted((out / table).glob("*.parquet")):
+        rows, meta = change(parquet.read_table(path).to_pandas(), parquet.read_metadata(path))
+        columns = {"points": schema.POINTS, "images": schema.IMAGES}[table]
+        if table == "points":  # its name says what it holds
+            path.unlink()
+            name = [*rows.loc[0, ["codec", "point", "dataset"]], meta["trial_key"]]
+            path = path.with_name(f"{'-'.join(name)}.parquet")
+        parquet.write_table(path, pa.Table.from_pandas(rows, columns, preserve_index=False), meta)

@@ -20,13 +20,12 @@ import numpy as np
 
 from hfdbench.analysis import bootstrap
 from hfdbench.analysis import intervals as uncertainty
-from hfdbench.analysis.intervals import Trial
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard
 from hfdbench.datasets.dataset import find_data_root, open_dataset
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.pipeline.plan import Request
-from hfdbench.results import store
+from hfdbench.results.stored import Results, StoredTrial
 
 DRAWS = 300
 LEVEL = 0.95
@@ -87,7 +86,7 @@ def from_stored(
         pictures = open_dataset(dataset, cards=folders, data_root=find_data_root(data_root), limit=limit)
     except (UsageError, Unavailable):
         return claims(out, dataset, f"{dataset}@{limit}" if limit else None, metric=metric)
-    return claims(out, dataset, pictures.id, metric=metric, pictures=stored_pictures(out, cards, pictures))
+    return claims(out, dataset, pictures.id, metric=metric, pictures=stored_pictures(cards, pictures))
 
 
 def claims(
@@ -96,17 +95,18 @@ def claims(
     subset: str | None = None,
     *,
     metric: str = "fid",
-    pictures: Callable[[Trial], Iterable[tuple[int, np.ndarray]]] | None = None,
+    pictures: Callable[[StoredTrial], Iterable[tuple[int, np.ndarray]]] | None = None,
 ) -> list[Verdict]:
     """All claims from stored results: 1 to 3 on `dataset`, 4 to 8 on `subset` (the same when None).
 
     metric: fid or fd_mini. pictures: decoded pictures of a trial, by number of the image, for claim 8; trial None: originals.
     Raises UsageError when there are no results.
     """
-    store.points(out)
-    every = [trial for trial in uncertainty.trials(out) if trial.row["status"] == "ok"]
-    main = _Results(out, every, dataset)
-    few = _Results(out, every, subset or dataset)
+    results = Results.of(out)
+    results.points()  # refuses a folder without any
+    every = [trial for trial in results.trials() if trial.row["status"] == "ok"]
+    main = _Points(every, dataset)
+    few = _Points(every, subset or dataset)
     return [
         _lower(1, "HFD's FID is below the MSE decoder's at equal streams", main, metric, ("hfd", ["elic-mse"])),
         _lower(2, "HFD's FID is below HiFiC's and PO-ELIC's", main, metric, ("hfd", ["hific", "po-elic"])),
@@ -138,11 +138,11 @@ def claims(
     ]
 
 
-class _Results:
+class _Points:
     """Stored trials of a dataset by codec and point, and their draws."""
 
-    def __init__(self, out: Path, trials: list[Trial], dataset: str):
-        self.out, self.dataset = out, dataset
+    def __init__(self, trials: list[StoredTrial], dataset: str):
+        self.dataset = dataset
         mine = [trial for trial in trials if trial.row["dataset"] == dataset]
         self.trials = {(t.row["codec"], t.row["point"]): t for t in sorted(mine, key=lambda t: -t.row["seed"])}
 
@@ -152,7 +152,7 @@ class _Results:
     def value(self, codec: str, point: str, column: str) -> tuple[float, np.ndarray]:
         """The value and its draws. Raises Unavailable when the point is not stored or has none."""
         trial = self.trials.get((codec, point))
-        samples = None if trial is None else uncertainty.draw(self.out, trial, column, DRAWS)
+        samples = None if trial is None else uncertainty.draw(trial, column, DRAWS)
         if samples is None:
             raise Unavailable(f"{codec} {point} has no {column} on {self.dataset}", "run it, or hfdbench claims --run")
         return float(trial.row[column]), samples
@@ -182,7 +182,7 @@ def _line(name: str, difference: tuple[float, float, float], unit: str = "") -> 
     return f"{name}: {value:+.3g}{unit} [{low:+.3g}, {high:+.3g}]"
 
 
-def _lower(number: int, claim: str, results: _Results, metric: str, pair: tuple[str, list[str]]) -> Verdict:
+def _lower(number: int, claim: str, results: _Points, metric: str, pair: tuple[str, list[str]]) -> Verdict:
     a, others = pair
     lines, intervals = [], []
     try:
@@ -199,7 +199,7 @@ def _lower(number: int, claim: str, results: _Results, metric: str, pair: tuple[
     return Verdict(number, claim, _judge(intervals), tuple(lines))
 
 
-def _psnr(results: _Results) -> Verdict:
+def _psnr(results: _Points) -> Verdict:
     claim = "HFD's PSNR is lower than the MSE decoder's, by at most 3 dB (a factor of 2 in squared error)"
     try:
         rows = [(point, results.difference("hfd", "elic-mse", point, "psnr_db")) for point in results.points("hfd")]
@@ -211,7 +211,7 @@ def _psnr(results: _Results) -> Verdict:
     return Verdict(3, claim, _judge((difference[1:] for _, difference in rows), low=-PSNR_BOUND_DB), lines)
 
 
-def _variants(number: int, claim: str, results: _Results, metric: str, pairs: list[tuple[str, str]]) -> Verdict:
+def _variants(number: int, claim: str, results: _Points, metric: str, pairs: list[tuple[str, str]]) -> Verdict:
     try:
         rows = [(f"{a} - {b}", results.difference(a, b, POINT, metric)) for a, b in pairs]
     except Unavailable as error:
@@ -220,7 +220,7 @@ def _variants(number: int, claim: str, results: _Results, metric: str, pairs: li
     return Verdict(number, claim, verdict, tuple(_line(name, difference) for name, difference in rows))
 
 
-def _crossover(results: _Results, metric: str) -> Verdict:
+def _crossover(results: _Points, metric: str) -> Verdict:
     claim = "rectified flow wins at few steps, diffusion overtakes it at many"
     try:
         rows = [
@@ -238,7 +238,7 @@ def _crossover(results: _Results, metric: str) -> Verdict:
     return Verdict(6, claim, verdict, (*lines, where))
 
 
-def _tiles(results: _Results, metric: str) -> Verdict:
+def _tiles(results: _Points, metric: str) -> Verdict:
     claim = f"sampling in tiles equals sampling the whole image: FID within {100 * EQUAL:g} %"
     try:
         whole, _ = results.value("hfd.whole", POINT, metric)
@@ -250,7 +250,7 @@ def _tiles(results: _Results, metric: str) -> Verdict:
     return Verdict(7, claim, _judge([difference[1:]], -bound, bound), lines)
 
 
-def _spectrum(results: _Results, pictures) -> Verdict:
+def _spectrum(results: _Points, pictures) -> Verdict:
     claim = "HFD+ brings back high frequencies: its residual's power spectrum is closer to the original's than HFD's"
     try:
         if pictures is None:
@@ -296,14 +296,13 @@ def radial_power(residual: np.ndarray, bins: int = 32) -> np.ndarray:
     return total / np.maximum(np.bincount(ring.ravel(), minlength=bins + 1)[:bins], 1)
 
 
-def stored_pictures(out: Path, cards: dict[str, CodecCard], dataset):
+def stored_pictures(cards: dict[str, CodecCard], dataset):
     """`pictures` of `claims` from stored streams (decoded again, kept in out/cache) and the dataset's originals."""
     from hfdbench.analysis.decoded import Decoder
 
-    def pictures(trial: Trial | None) -> Iterable[tuple[int, np.ndarray]]:
+    def pictures(trial: StoredTrial | None) -> Iterable[tuple[int, np.ndarray]]:
         if trial is None:
             return ((k, dataset.load(k)) for k in range(len(dataset)))
-        metadata = {"trial_key": trial.key, "stream_key": trial.stream_key}
-        return Decoder(out, cards[trial.row["codec"]], metadata, dict(trial.row), len(dataset), lambda: None)
+        return Decoder(trial, cards[trial.row["codec"]], len(dataset), lambda: None)
 
     return pictures

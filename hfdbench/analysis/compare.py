@@ -17,10 +17,9 @@ import pandas as pd
 from hfdbench.analysis import bootstrap
 from hfdbench.analysis import intervals as uncertainty
 from hfdbench.analysis.bd import Delta, RateCurve, at_rate, bd_metric, bd_rate
-from hfdbench.analysis.intervals import Trial
 from hfdbench.errors import UsageError, unknown
 from hfdbench.metrics.registry import METRICS
-from hfdbench.results import store
+from hfdbench.results.stored import Results, StoredTrial
 
 DEFAULT = ("psnr_db", "fid")
 LOGARITHMIC = ("fid", "fd_mini", "fd_dinov2", "fd_clip")
@@ -46,7 +45,7 @@ class CodecComparison:
 class _Side:
     """A codec's points, K, by rate: values, and the same in each of M draws, M x K."""
 
-    trials: tuple[Trial, ...]
+    trials: tuple[StoredTrial, ...]
     rates: np.ndarray
     values: np.ndarray
     drawn_rates: np.ndarray
@@ -76,8 +75,9 @@ def compare_codecs(
     for metric in metrics or ():
         if metric not in known:
             raise unknown("metric that can be compared", metric, known)
-    store.points(out)  # says it when there are none, or damaged ones
-    trials = [trial for trial in uncertainty.trials(out) if trial.row["status"] == "ok"]
+    results = Results.of(out)
+    results.points()  # refuses a folder without any
+    trials = [trial for trial in results.trials() if trial.row["status"] == "ok"]
     dataset = _dataset(trials, a, b, dataset)
     chosen = [_chosen(trials, codec, dataset) for codec in (a, b)]
     images = {trial.images for side in chosen for trial in side}
@@ -88,7 +88,7 @@ def compare_codecs(
     points, deltas, notes = [], [], []
     for metric in metrics or DEFAULT:
         try:
-            first, second = (_side(out, side, codec, metric, draws) for codec, side in zip((a, b), chosen, strict=True))
+            first, second = (_side(side, codec, metric, draws) for codec, side in zip((a, b), chosen, strict=True))
             _refuse_mixed(first, second, metric)
         except ValueError as error:
             notes.append(f"{metric}: {error}")
@@ -100,7 +100,7 @@ def compare_codecs(
     return CodecComparison(a, b, dataset, level, draws, pd.DataFrame(points), pd.DataFrame(deltas), tuple(notes))
 
 
-def _dataset(trials: list[Trial], a: str, b: str, wanted: str | None) -> str:
+def _dataset(trials: list[StoredTrial], a: str, b: str, wanted: str | None) -> str:
     """The one dataset that both have results of."""
     measured = {}
     for trial in trials:
@@ -118,25 +118,22 @@ def _dataset(trials: list[Trial], a: str, b: str, wanted: str | None) -> str:
     return wanted or both.pop()
 
 
-def _chosen(trials: list[Trial], codec: str, dataset: str) -> list[Trial]:
+def _chosen(trials: list[StoredTrial], codec: str, dataset: str) -> list[StoredTrial]:
     """A codec's trials of the lowest seed, by rate."""
     mine = [trial for trial in trials if trial.row["codec"] == codec and trial.row["dataset"] == dataset]
     mine = [trial for trial in mine if trial.row["seed"] == min(other.row["seed"] for other in mine)]
     names = [trial.row["point"] for trial in mine]
     for name in names:
         if names.count(name) > 1:
-            same = ", ".join(trial.crops.name for trial in mine if trial.row["point"] == name)
+            same = ", ".join(trial.name for trial in mine if trial.row["point"] == name)
             raise UsageError(
                 f"{codec} {name} on {dataset} is stored more than once ({same}); delete the outdated points"
             )
     return sorted(mine, key=lambda trial: trial.row["bpp"])
 
 
-def _side(out: Path, trials: list[Trial], codec: str, metric: str, draws: int) -> _Side:
-    drawn = [
-        (trial, uncertainty.draw(out, trial, "bpp", draws), uncertainty.draw(out, trial, metric, draws))
-        for trial in trials
-    ]
+def _side(trials: list[StoredTrial], codec: str, metric: str, draws: int) -> _Side:
+    drawn = [(trial, uncertainty.draw(trial, "bpp", draws), uncertainty.draw(trial, metric, draws)) for trial in trials]
     drawn = [entry for entry in drawn if entry[1] is not None and entry[2] is not None]
     if not drawn:
         raise ValueError(f"{codec} has none; hfdbench show --codec {codec} --columns all says why")

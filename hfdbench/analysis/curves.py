@@ -17,6 +17,7 @@ from hfdbench.cards.schema import FigureCard
 from hfdbench.errors import Unavailable, UsageError, unknown
 from hfdbench.metrics.registry import METRICS
 from hfdbench.results import published as others
+from hfdbench.results.stored import Results
 
 PROTOCOLS = {"fid256": "256×256 patches of two grids", "whole": "whole pictures"}
 COSTS = ("bpp", "network_evaluations", "decode_s_per_mpx")  # nobody needs to be told that less is better
@@ -96,18 +97,22 @@ class FigureData:
     not_overlaid: str = ""
 
 
-def stored_intervals(out: Path, slow: bool = False) -> Callable[[pd.DataFrame, str], pd.DataFrame]:
+def stored_intervals(out: Results | Path, slow: bool = False) -> Callable[[pd.DataFrame, str], pd.DataFrame]:
     """(points, column) -> lo and hi, by the bootstrap of what is stored below `out`; NaN where there is none.
 
     slow: also of distances over so many patches that a draw takes seconds.
     """
     from hfdbench.analysis.intervals import COLUMNS, intervals
 
+    results = Results.of(out)
+
     def look_up(points: pd.DataFrame, column: str) -> pd.DataFrame:
         found = pd.DataFrame(math.nan, index=points.index, columns=["lo", "hi"])
         if column in COLUMNS:
             every = slow or column not in FINGERPRINTED
-            found.update(intervals(out, points if every else points[points["fid_patches"] < ENOUGH_PATCHES], column))
+            found.update(
+                intervals(results, points if every else points[points["fid_patches"] < ENOUGH_PATCHES], column)
+            )
         return found
 
     return look_up

@@ -20,7 +20,8 @@ from hfdbench.codecs.protocol import load_codec
 from hfdbench.datasets.dataset import Dataset, open_dataset
 from hfdbench.errors import ImageError, StreamError, Unavailable, UsageError
 from hfdbench.files.atomic import replacing
-from hfdbench.results import store
+from hfdbench.results.parquet import read_batches
+from hfdbench.results.stored import StoredTrial
 
 SLOW_S = 0.1
 
@@ -87,13 +88,13 @@ def load_originals(dataset: Dataset, count: int) -> Iterator[tuple[int, np.ndarr
 
 
 def decoded(
-    out: Path, card: CodecCard | None, metadata: dict, row: dict, count: int, quality: int, advance: Callable[[], None]
+    trial: StoredTrial, card: CodecCard | None, count: int, quality: int, advance: Callable[[], None]
 ) -> Pictures:
     """Decode the streams of a point anew and embed them; without pictures, says why."""
     try:
         if card is None:
-            raise Unavailable(f"no card of {row['codec']} is here; give its folder with --cards")
-        decoder = Decoder(out, card, metadata, row, count, advance)
+            raise Unavailable(f"no card of {trial.row['codec']} is here; give its folder with --cards")
+        decoder = Decoder(trial, card, count, advance)
         return embed(decoder, quality, lambda: decoder.differs)
     except Exception as error:  # a codec may raise anything: its point goes without pictures, the page is still made
         return Pictures({}, reason=str(error) or type(error).__name__)
@@ -102,20 +103,19 @@ def decoded(
 class Decoder:
     """The decoded pictures of a point, from the cache where they are there."""
 
-    def __init__(self, out: Path, card: CodecCard, metadata: dict, row: dict, count: int, advance: Callable[[], None]):
-        self._card, self._row, self._count, self._advance = card, row, count, advance
-        self._cache = out / "cache" / "pictures" / metadata["trial_key"]
-        self._streams = list((out / "streams").glob(f"*-{metadata['stream_key']}.parquet"))
-        crops = out / "crops" / f"{row['codec']}-{row['point']}-{row['dataset']}-{metadata['trial_key']}.parquet"
+    def __init__(self, trial: StoredTrial, card: CodecCard, count: int, advance: Callable[[], None]):
+        self._trial, self._card, self._row, self._count, self._advance = trial, card, trial.row, count, advance
+        self._folder = trial.results.folder
+        self._streams = self._folder.streams_of_key(trial.stream_key)
         columns = ["image", "pixels_sha256", "decode_s", "status"]
-        self._measured = {crop["image"]: crop for crop in store.read_table(crops, columns).to_pylist()}
+        self._measured = {row["image"]: row for row in trial.read_images(columns).to_pylist()}
         self._codec = None
         self.differs = 0
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        if not self._streams:
+        if self._streams is None:
             raise Unavailable("its streams are not stored here")
-        for batch in store.read_batches(self._streams[0]):
+        for batch in read_batches(self._streams):
             for stream in batch.to_pylist():
                 measured = self._measured.get(stream["image"])
                 if stream["image"] >= self._count:
@@ -127,7 +127,7 @@ class Decoder:
                 self._advance()
 
     def _one(self, stream: dict, measured: dict) -> np.ndarray:
-        kept = self._cache / f"{stream['image']}.png"
+        kept = self._folder.picture(self._trial.key, stream["image"])
         if kept.exists():
             with Image.open(kept) as file:
                 return np.asarray(file)

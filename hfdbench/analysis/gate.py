@@ -27,7 +27,8 @@ from hfdbench.cards.schema import GateCard
 from hfdbench.errors import UsageError, unknown
 from hfdbench.metrics.distribution import fingerprint, influence
 from hfdbench.metrics.registry import METRICS
-from hfdbench.results import store
+from hfdbench.results.parquet import read_metadata, read_table, write_table
+from hfdbench.results.stored import Results, StoredTrial
 
 COUNT = 1000  # draws
 WORST = 3  # images that are named
@@ -181,15 +182,15 @@ def _baseline(folder: Path) -> list[Measured]:
 def _measured(out: Path, wanted: set[tuple] | None = None) -> list[Measured]:
     """Every point of a results folder, or those wanted."""
     found = []
-    trials = uncertainty.trials(out)
+    trials = Results.of(out).trials()
     if not trials:
         raise UsageError(f'{out / "points"}: no points yet; "hfdbench run" writes them')
     for trial in trials:
         row = trial.row
         if wanted is not None and tuple(row[name] for name in ("codec", "point", "dataset", "seed")) not in wanted:
             continue
-        meta = store.read_metadata(trial.crops)
-        images = _by_image(store.read_table(trial.crops, IMAGES.names))
+        meta = trial.read_images_metadata()
+        images = _by_image(trial.read_images(IMAGES.names))
         distances = {}
         for column in DISTANCES:
             images[f"{column}_pull"] = np.nan
@@ -209,9 +210,9 @@ def _measured(out: Path, wanted: set[tuple] | None = None) -> list[Measured]:
     return found
 
 
-def _pulls(trial: uncertainty.Trial, column: str) -> dict[int, float]:
+def _pulls(trial: StoredTrial, column: str) -> dict[int, float]:
     """The pull of each image's patches on the distance; 0 for an image without patches."""
-    (test, image_of_patch), (reference, _) = map(uncertainty.features, trial.pairs[uncertainty.NETWORKS[column]])
+    (test, image_of_patch), (reference, _) = map(uncertainty.features, uncertainty.sources(trial, column))
     if len(test) < 3:
         return {}
     return dict(enumerate(np.bincount(image_of_patch, influence.pull(reference, test), trial.images)))
@@ -226,15 +227,15 @@ def _write(folder: Path, point: Measured) -> Path:
     names = ("codec", "point", "dataset", "seed", "device", "dataset_sha256", "processor", "started_utc")
     distances = {column: vars(distance) for column, distance in point.distances.items()}
     table = pa.Table.from_pandas(point.images.reset_index(), BASELINE, preserve_index=False)
-    store.write_table(path, table, {name: getattr(point, name) for name in names} | {"distances": distances})
+    write_table(path, table, {name: getattr(point, name) for name in names} | {"distances": distances})
     return path
 
 
 def _read(path: Path) -> Measured:
-    meta = store.read_metadata(path)
+    meta = read_metadata(path)
     try:
         distances = {column: Distance(**distance) for column, distance in meta.pop("distances").items()}
-        return Measured(**meta, images=_by_image(store.read_table(path, BASELINE.names)), distances=distances)
+        return Measured(**meta, images=_by_image(read_table(path, BASELINE.names)), distances=distances)
     except (KeyError, TypeError) as error:
         raise UsageError(f"{path}: not a baseline of this version ({error}); accept it anew") from None
 

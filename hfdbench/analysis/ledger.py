@@ -14,7 +14,8 @@ import pandas as pd
 from hfdbench.cards.schema import CodecCard, FigureCard
 from hfdbench.codecs.protocol import find_adapter, load_codec
 from hfdbench.errors import Unavailable, UsageError
-from hfdbench.results import store
+from hfdbench.results.folder import ResultsFolder
+from hfdbench.results.parquet import read_table
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,8 @@ def _bar(row, card: CodecCard, out: Path) -> Bar:
 
 def _streams(row, out: Path):
     """The stream table of a point: that of its name whose bytes are the point's."""
-    for path in sorted(
-        (Path(out) / "streams").glob(f"{row.codec}-{row.point}-{row.dataset}-{'[0-9a-f]' * 16}.parquet")
-    ):
-        table = store.read_table(path, ["stream", "bytes"])
+    for path in ResultsFolder(Path(out)).all_streams(f"{row.codec}-{row.point}-{row.dataset}"):
+        table = read_table(path, ["stream", "bytes"])
         if sum(table["bytes"].to_pylist()) == row.bytes:
             return table
     raise Unavailable("its streams are not stored", "hfdbench run")

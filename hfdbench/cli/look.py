@@ -55,7 +55,7 @@ def report(
     from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard
     from hfdbench.report import figures
     from hfdbench.results import published as others
-    from hfdbench.results import store
+    from hfdbench.results.stored import Results
 
     every = find_cards(FigureCard, cards or ())
     wanted = choose(FigureCard, figure, cards or ()) if figure else list(every.values())
@@ -69,7 +69,8 @@ def report(
             print(note, file=sys.stderr)
         print(written.path)
         return
-    points = filtered(store.points(out), codec, dataset)
+    results = Results(out)
+    points = filtered(results.points(), codec, dataset)
     titles = {card.id: card.title for card in find_cards(DatasetCard, cards or ()).values() if card.title}
     over = others.read(out) if published or published_system else None
     if over is not None:
@@ -78,9 +79,9 @@ def report(
         formats=tuple(form) if form else figures.FORMATS,
         dataset_titles={name: titled(name, titles) for name in set(points["dataset"])},
         known=find_cards(CodecCard, cards or ()),
-        commit=store.commit(out),
+        commit=results.commit(),
         width=width,
-        intervals=None if bands is False else curves.stored_intervals(out, slow=bool(bands)),
+        intervals=None if bands is False else curves.stored_intervals(results, slow=bool(bands)),
         published=over,
         systems=tuple(published_system or ()),
         results=out,
@@ -117,15 +118,16 @@ def show(
     """Print stored points as a table. In LaTeX and Markdown the best value at each rate is bold."""
     from hfdbench.analysis.curves import stored_intervals
     from hfdbench.report.tables import POINT_COLUMNS, render_points
-    from hfdbench.results import store
+    from hfdbench.results.stored import Results
 
-    points = filtered(store.points(out), codec, dataset).sort_values(["dataset", "codec", "bpp"])
+    results = Results(out)
+    points = filtered(results.points(), codec, dataset).sort_values(["dataset", "codec", "bpp"])
     chosen = (
         None if columns == "all" or (columns is None and (json or form in (Form.json, Form.csv))) else POINT_COLUMNS
     )
     if columns not in (None, "all"):
         chosen = [name.strip() for name in columns.split(",")]
-    found = stored_intervals(out) if intervals else None
+    found = stored_intervals(results) if intervals else None
     print(render_points(points, "json" if json else form.value, chosen, found), end="")
 
 

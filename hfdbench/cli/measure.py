@@ -154,9 +154,9 @@ def stored_requests(out: Path, codecs, datasets, cards, workers, inception, data
     from hfdbench.cards.find import choose, find_cards
     from hfdbench.cards.schema import CodecCard
     from hfdbench.pipeline.plan import Request
-    from hfdbench.results import store
+    from hfdbench.results.stored import Results
 
-    points = store.points(out)
+    points = Results(out).points()
     known = points["codec"].isin(find_cards(CodecCard, cards))
     if not known.all():  # of claims' variants, say, or of cards in another folder
         unknown = ", ".join(sorted(set(points.loc[~known, "codec"])))

@@ -161,7 +161,7 @@ class _Run:
         return self.out / "streams" / f"{trial.stream_name}.parquet"
 
     def _crops(self, trial: Trial) -> Path:
-        return self.out / "crops" / f"{trial.name}.parquet"
+        return self.out / "images" / f"{trial.name}.parquet"
 
     def _points(self, trial: Trial) -> Path:
         return self.out / "points" / f"{trial.name}.parquet"

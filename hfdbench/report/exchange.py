@@ -19,11 +19,11 @@ from pathlib import Path
 import pandas as pd
 
 from hfdbench import __version__
-from hfdbench.analysis import intervals as uncertainty
 from hfdbench.errors import UsageError, unknown
 from hfdbench.files.atomic import write_text
 from hfdbench.metrics.image import pixel as distortion
-from hfdbench.results import published, store
+from hfdbench.results import published
+from hfdbench.results.stored import Results, StoredTrial, newest
 
 FIELDS = {
     "original_name": "Original image file name",
@@ -39,6 +39,8 @@ FIELDS = {
 }
 # Their name -> ours. Older files of theirs lack "-rgb".
 METRICS = {"psnr-rgb": "psnr_db", "psnr": "psnr_db", "ms-ssim-rgb": "ms_ssim", "ms-ssim": "ms_ssim"}
+
+SAME_CURVE = ("codec", "dataset", "seed", "device")
 
 
 @dataclass(frozen=True)
@@ -65,30 +67,28 @@ class Curve:
 
 def curves(out: Path, codecs: Iterable[str] = (), datasets: Iterable[str] = ()) -> list[Curve]:
     """What there is to export: points all of whose images were coded. Raises UsageError when nothing is."""
-    store.points(out)  # tells an empty folder and a damaged file
-    newest: dict[tuple, tuple[uncertainty.Trial, dict]] = {}
-    found = [(trial, store.read_metadata(trial.crops)) for trial in uncertainty.trials(out)]
+    results = Results.of(out)
+    results.points()  # refuses a folder without any
+    found = results.trials()
     for name, wanted in (("codec", codecs), ("dataset", datasets)):
-        known = {trial.row[name] for trial, _ in found}
+        known = {trial.row[name] for trial in found}
         for each in wanted:
             if each not in known:
                 raise unknown(f"result of {name}", each, known)
-        found = [(trial, meta) for trial, meta in found if not wanted or trial.row[name] in wanted]
-    for trial, meta in sorted(found, key=lambda pair: pair[1].get("started_utc", "")):
-        if trial.row["status"] == "ok":
-            newest[tuple(trial.row[name] for name in ("codec", "dataset", "seed", "device", "point"))] = trial, meta
-    if not newest:
+        found = [trial for trial in found if not wanted or trial.row[name] in wanted]
+    complete = newest(trial for trial in found if trial.row["status"] == "ok")
+    if not complete:
         raise UsageError(f"{out}: no point whose images were all coded; hfdbench show lists what is there")
-    groups: dict[tuple, list] = {}
-    for key, value in sorted(newest.items(), key=lambda item: (item[0][:-1], item[1][0].row["bpp"])):
-        groups.setdefault(key[:-1], []).append(value)
+    groups: dict[tuple, list[StoredTrial]] = {}
+    for trial in sorted(complete, key=lambda trial: (*(trial.row[name] for name in SAME_CURVE), trial.row["bpp"])):
+        groups.setdefault(tuple(trial.row[name] for name in SAME_CURVE), []).append(trial)
     return [
         Curve(
             codec=codec,
             dataset=dataset,
-            title=some[0][0].row["title"],
-            points=tuple((dict(trial.row), store.read_table(trial.crops).to_pandas()) for trial, _ in some),
-            metadata=some[-1][1],
+            title=some[0].row["title"],
+            points=tuple((dict(trial.row), trial.read_images().to_pandas()) for trial in some),
+            metadata=some[-1].read_images_metadata(),
         )
         for (codec, dataset, _, _), some in groups.items()
     ]

@@ -10,7 +10,7 @@ from hfdbench.analysis.intervals import intervals
 from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
 from hfdbench.metrics.distribution.kid import kid
-from hfdbench.results import store
+from hfdbench.results.stored import Results
 
 IMAGES = 6
 
@@ -150,7 +150,7 @@ def out(tmp_path_factory):
 
 @pytest.mark.parametrize("column", ["bpp", "psnr_db", "ms_ssim", "fid", "kid", "fd_mini"])
 def test_stored_points_lie_in_their_intervals_which_are_cached(out, column):
-    points = store.points(out)
+    points = Results(out).points()
     found = intervals(out, points, column, count=60)
     assert (found["lo"] < points[column]).all() and (points[column] < found["hi"]).all()
     cached = sorted((out / "cache").glob(f"*-{column}-60-*.npy"))
@@ -161,7 +161,7 @@ def test_stored_points_lie_in_their_intervals_which_are_cached(out, column):
 
 
 def test_points_without_stored_images_have_no_interval(out):
-    points = store.points(out)
+    points = Results(out).points()
     points.loc[0, "bpp"] += 1e-6  # another measurement than the stored one
     points.loc[1, "codec"] = "published"
     assert intervals(out, points, "bpp", count=20)["lo"].isna().tolist() == [True, True, False, False]

@@ -11,7 +11,7 @@ from hfdbench.analysis.bd import RateCurve, bd_rate
 from hfdbench.analysis.compare import compare_codecs
 from hfdbench.cli.app import app
 from hfdbench.errors import UsageError
-from hfdbench.results import store
+from hfdbench.results.stored import Results
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_better_codec_is_found_better_by_what_it_is_better(out):
 
 def test_rows_are_those_of_the_stored_points(out):
     found = compare_codecs(out, "better", "plain", draws=30)
-    points = store.points(out).set_index("codec")
+    points = Results(out).points().set_index("codec")
     sides = [points.loc[name].sort_values("bpp") for name in ("plain", "better")]
     expected = bd_rate(*(RateCurve(side["bpp"], side["fid"]) for side in sides), log_value=True)
     row = found.deltas.set_index(["metric", "delta"]).loc[("fid", "bd_rate")]

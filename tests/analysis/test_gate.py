@@ -21,7 +21,8 @@ from hfdbench.metrics.distribution import influence
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import run
 from hfdbench.report import gate_text
-from hfdbench.results import store
+from hfdbench.results import parquet
+from hfdbench.results.stored import Results
 
 CARD = choose(GateCard, ["default"])[0]
 JPEG = "hfdbench.codecs.pillow:JPEG"
@@ -117,12 +118,12 @@ def test_interval_of_fid_is_that_of_the_full_bootstrap(tmp_path):
     """The pulls of images stand for their features."""
     out = made(tmp_path, bpps=(0.1, 0.2), images=32)
     made(out, "other", bpps=(0.1, 0.2), images=32, noise_gain=1.3)
-    by_codec = {t.row["codec"]: t for t in uncertainty.trials(out) if t.row["point"] == "q2"}
+    by_codec = {t.row["codec"]: t for t in Results(out).trials() if t.row["point"] == "q2"}
     draws = bootstrap.draws(32, 300)
     full, pulls, values = [], [], []
     for codec in ("made", "other"):
-        reference, _ = uncertainty.features(by_codec[codec].reference)
-        test, image_of_patch = uncertainty.features(by_codec[codec].features)
+        reference, _ = uncertainty.features(by_codec[codec].features("inception")[1])
+        test, image_of_patch = uncertainty.features(by_codec[codec].features("inception")[0])
         full.append(bootstrap.frechet(reference, test, image_of_patch, draws))
         pulls.append(np.bincount(image_of_patch, influence.pull(reference, test)))
         values.append(by_codec[codec].row["fid"])
@@ -142,7 +143,7 @@ def test_loss_by_chance_passes(tmp_path):
         made(tmp_path / name)
         edited(
             tmp_path / name,
-            "crops",
+            "images",
             lambda rows, meta, each=each: (rows.assign(mse=rows["mse"] * 10 ** (each / 10)), meta),
         )
     assert gate.check(tmp_path / "b", made(tmp_path / "a"), CARD).exit_code == 0
@@ -174,7 +175,7 @@ def test_what_cannot_be_compared(tmp_path, table, change, told):
 
 def test_other_images_of_the_same_name_are_refused(tmp_path):
     for path in gate.accept(made(tmp_path / "a"), tmp_path / "baseline"):
-        store.write_table(path, store.read_table(path), store.read_metadata(path) | {"dataset_sha256": "e"})
+        parquet.write_table(path, parquet.read_table(path), parquet.read_metadata(path) | {"dataset_sha256": "e"})
     report = gate.check(tmp_path / "a", tmp_path / "baseline", CARD)
     assert report.exit_code == 2 and len(report.refused) == 4 and "other images" in report.refused[0]
 
@@ -183,7 +184,7 @@ def test_times_of_another_device_are_refused_and_of_another_processor_left_out(t
     write_codec(tmp_path / "a", "made")
     for out, device, cpu in (("b", "cuda", "x"), ("c", "cpu", "y")):
         shutil.copytree(tmp_path / "a", tmp_path / out)
-        edited(tmp_path / out, "crops", lambda rows, meta, cpu=cpu: (rows, meta | {"cpu": cpu}))
+        edited(tmp_path / out, "images", lambda rows, meta, cpu=cpu: (rows, meta | {"cpu": cpu}))
         edited(tmp_path / out, "points", lambda rows, meta, device=device: (rows.assign(device=device, fid=None), meta))
     edited(tmp_path / "a", "points", lambda rows, meta: (rows.assign(fid=None), meta))
     assert "times on cuda" in gate.check(tmp_path / "b", tmp_path / "a", CARD).refused[0]
@@ -197,7 +198,7 @@ def test_times_of_another_device_are_refused_and_of_another_processor_left_out(t
 
 def test_image_that_fails_now_is_a_failure(tmp_path):
     gate.accept(made(tmp_path / "a"), tmp_path / "baseline")
-    edited(tmp_path / "a", "crops", lambda rows, meta: (rows.assign(status=["error", *["ok"] * 11]), meta))
+    edited(tmp_path / "a", "images", lambda rows, meta: (rows.assign(status=["error", *["ok"] * 11]), meta))
     edited(tmp_path / "a", "points", lambda rows, meta: (rows.assign(fid=None, fid_id=None), meta))
     report = gate.check(tmp_path / "a", tmp_path / "baseline", CARD)
     assert report.exit_code == 1 and "00.png" in report.failed[0][1]
@@ -225,7 +226,7 @@ def test_damaged_or_foreign_baseline(tmp_path):
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(UsageError, match="damaged"):
         gate.check(out, tmp_path / "baseline", CARD)
-    store.write_table(path, pa.table({"image": [1]}), {})
+    parquet.write_table(path, pa.table({"image": [1]}), {})
     with pytest.raises(UsageError, match="not a baseline"):
         gate.check(out, tmp_path / "baseline", CARD)
 

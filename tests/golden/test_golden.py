@@ -8,14 +8,15 @@ from hfdbench.analysis import claims
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard
 from hfdbench.report import claims_text
-from hfdbench.results import store
+from hfdbench.results import parquet
+from hfdbench.results.stored import Results
 
 GOLDEN = Path(__file__).parents[2] / "results" / "golden" / "kodak"
 DECODERS = ("elic-mse", "elic-grain", "hfd", "hfd-rf", "hfd-plus", "hfd-fast", "hific", "po-elic", "dirac")
 
 
 def test_every_decoder_is_there_on_the_streams_of_elic_mse():
-    points = store.points(GOLDEN).query("dataset == 'kodak' and status == 'ok'")
+    points = Results(GOLDEN).points().query("dataset == 'kodak' and status == 'ok'")
     rates = points[points.codec == "elic-mse"].set_index("point")["bytes"]
     assert len(rates) == 5
     for codec in DECODERS:
@@ -28,7 +29,7 @@ def test_golden_points_are_of_the_bundled_weights():
     """A card whose weights or sampling changed makes these numbers those of another codec."""
     cards = find_cards(CodecCard)
     for path in sorted((GOLDEN / "points").glob("*-kodak-*.parquet")):
-        row = store.read_table(path).to_pylist()[0]
+        row = parquet.read_table(path).to_pylist()[0]
         if row["codec"] in DECODERS:
             assert row["network_evaluations"] == cards[row["codec"]].point(row["point"]).network_evaluations
 
@@ -42,6 +43,6 @@ def test_claims_print_from_stored_results():
 
 
 def test_fd_mini_ranks_the_golden_points_as_fid_does():
-    points = store.points(GOLDEN).query("dataset == 'kodak'").dropna(subset=["fd_mini", "fid"])
+    points = Results(GOLDEN).points().query("dataset == 'kodak'").dropna(subset=["fd_mini", "fid"])
     assert len(points) >= 20
     assert points["fid"].corr(points["fd_mini"], method="spearman") == pytest.approx(1, abs=0.1)

@@ -28,7 +28,8 @@ from hfdbench.metrics.networks.extractors import find_extractor, parse_feature
 from hfdbench.metrics.networks.fd_mini import Mini
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import run, score
-from hfdbench.results import store
+from hfdbench.results import parquet, schema
+from hfdbench.results.stored import Results
 from hfdbench.training import fd_mini as distill
 
 HERE = Path(__file__).parents[1]
@@ -190,14 +191,14 @@ def test_points_of_an_older_version_are_completed_and_keep_their_fid(request_, t
     inception = random_weights(tmp_path / "random.pth")
     (whole,) = run(replace(request_, inception=inception)).points.to_dict("records")
     (path,) = (request_.out / "points").iterdir()
-    added = [name for name in store.POINTS.names if name.startswith(("fd_mini", "fd_dinov2", "fd_clip"))]
-    metadata = store.read_metadata(path)
+    added = [name for name in schema.POINTS.names if name.startswith(("fd_mini", "fd_dinov2", "fd_clip"))]
+    metadata = parquet.read_metadata(path)
     assert set(metadata.pop("features")) == {"inception", "mini"}
-    store.write_table(path, store.read_table(path).drop_columns(added).replace_schema_metadata(None), metadata)
+    parquet.write_table(path, parquet.read_table(path).drop_columns(added).replace_schema_metadata(None), metadata)
     for features in (request_.out / "features").iterdir():
-        if store.read_schema(features).field("features").type.list_size == 256:
+        if parquet.read_schema(features).field("features").type.list_size == 256:
             features.unlink()
-    assert store.points(request_.out)["fd_mini"].isna().all()
+    assert Results(request_.out).points()["fd_mini"].isna().all()
     for again in (score(request_), run(request_)):
         (point,) = again.points.to_dict("records")
         assert point["fid"] == whole["fid"] and point["fid_id"] == whole["fid_id"] and point["kid"] == whole["kid"]
@@ -234,10 +235,10 @@ def test_find_extractor_without_download():
 
 def test_features_are_stored_by_the_key_of_their_network(request_):
     run(request_)
-    key = fingerprint.parse(store.points(request_.out)["fd_mini_id"][0]).weights[:8]
+    key = fingerprint.parse(Results(request_.out).points()["fd_mini_id"][0]).weights[:8]
     (path,) = (request_.out / "features").glob(f"jpeg-*-{key}.parquet")
-    assert store.read_schema(path).field("features").type == pa.list_(pa.float32(), 256)
-    assert store.read_table(path, ["image"])["image"].to_pylist() == [0, 1, 2]
+    assert parquet.read_schema(path).field("features").type == pa.list_(pa.float32(), 256)
+    assert parquet.read_table(path, ["image"])["image"].to_pylist() == [0, 1, 2]
 
 
 def test_a_network_can_be_taught(tmp_path):

@@ -16,7 +16,8 @@ from hfdbench.metrics.image.measure import Place, open_measure
 from hfdbench.metrics.image.perceptual import Dists, Lpips
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import run, score
-from hfdbench.results import store
+from hfdbench.results import parquet
+from hfdbench.results.stored import Results
 
 pytest.importorskip("torchmetrics", reason="LPIPS and DISTS need torchmetrics: pip install 'hfdbench[perceptual]'")
 import torch
@@ -199,13 +200,13 @@ def test_a_metric_is_added_to_stored_streams(weights, tmp_path):
     (point,) = summary.points.to_dict("records")
     assert summary.exit_code == 0 and pd.isna(point["lpips"]) and point["psnr_db"] > 20
     assert "no lpips: " in point["note"] and any("score --metric lpips" in note for note in summary.notes)
-    (crops,) = (tmp_path / "out" / "crops").iterdir()
+    (crops,) = (tmp_path / "out" / "images").iterdir()
     before = crops.stat().st_mtime_ns
 
     given = replace(request, weights=(("lpips", weights[Lpips]),))
     (point,) = score(given).points.to_dict("records")
     (path,) = (tmp_path / "out" / "quality").iterdir()
-    values = store.read_table(path).to_pydict()["value"]
+    values = parquet.read_table(path).to_pydict()["value"]
     assert values[2] is None and point["lpips"] == pytest.approx((values[0] + values[1]) / 2)
     assert "lpips lacks 1 of 3 images: too small" in point["note"] and crops.stat().st_mtime_ns == before
     assert score(given).existing == ("mine-a-" + point["dataset"],)
@@ -215,7 +216,7 @@ def test_a_metric_is_added_to_stored_streams(weights, tmp_path):
     other = random_network(tmp_path / "other.pth", "alexnet", seed=1)
     (point,) = score(replace(request, weights=(("lpips", other),))).points.to_dict("records")
     assert point["lpips"] != kept["lpips"]
-    assert store.points(tmp_path / "out")["lpips"][0] == point["lpips"]
+    assert Results(tmp_path / "out").points()["lpips"][0] == point["lpips"]
     with pytest.raises(UsageError, match="add --metric dists"):
         run(replace(given, weights=(("dists", other),)))
     with pytest.raises(UsageError, match='no metric "lpip"'):

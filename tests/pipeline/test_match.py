@@ -14,7 +14,7 @@ from hfdbench.datasets.dataset import open_dataset
 from hfdbench.errors import UsageError
 from hfdbench.pipeline.match import match, setting
 from hfdbench.pipeline.plan import Request
-from hfdbench.results import store
+from hfdbench.results import parquet, schema
 
 IMAGES = 12
 
@@ -51,8 +51,8 @@ def stored(out, pictures, wanted: dict[str, int]) -> str:
     spec = f"folder:{pictures}"
     row = {"codec": "learned", "dataset": open_dataset(spec).id, "status": "ok", "seed": 0}
     for point, total in wanted.items():
-        table = pa.Table.from_pylist([row | {"point": point, "bytes": total}], store.POINTS)
-        store.write_table(out / "points" / f"learned-{point}.parquet", table, {})
+        table = pa.Table.from_pylist([row | {"point": point, "bytes": total}], schema.POINTS)
+        parquet.write_table(out / "points" / f"learned-{point}.parquet", table, {})
     return spec
 
 

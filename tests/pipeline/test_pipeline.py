@@ -27,7 +27,7 @@ from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution.patches import patches
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import run, score
-from hfdbench.results import store
+from hfdbench.results import parquet
 
 HERE = Path(__file__).parents[1]
 
@@ -75,7 +75,7 @@ def tables(out: Path) -> dict[str, pa.Table]:
     """Every finished table by file name, without the times."""
     found = {}
     for path in sorted(out.glob("*/*.parquet")):
-        table = store.read_table(path).replace_schema_metadata(None)
+        table = parquet.read_table(path).replace_schema_metadata(None)
         times = [name for name in table.column_names if name.startswith(("encode_s", "decode_s"))]
         found[f"{path.parent.name}/{path.name}"] = table.drop_columns(times)
     return found
@@ -97,8 +97,8 @@ def test_numbers_of_a_trial(tmp_path):
     (note,) = summary.notes
     assert "no FID" in note and "--inception" in note and "hfdbench score" in note
     dataset, mine = open_dataset(spec), Quantiser(16)
-    crops = store.read_table(one_file(out / "crops")).to_pandas()
-    streams = store.read_table(one_file(out / "streams")).to_pandas()
+    crops = parquet.read_table(one_file(out / "images")).to_pandas()
+    streams = parquet.read_table(one_file(out / "streams")).to_pandas()
     psnr, mses = [], []
     for i in range(3):
         original = dataset.load(i)
@@ -118,7 +118,7 @@ def test_numbers_of_a_trial(tmp_path):
     assert (point["images"], point["failed"], point["status"], point["title"]) == (3, 0, "ok", "Mine")
     assert pd.isna(point["fid"]) and "no FID" in point["note"]
     pd.testing.assert_frame_equal(pd.read_parquet(out / "points"), summary.points)
-    metadata = store.read_metadata(one_file(out / "points"))
+    metadata = parquet.read_metadata(one_file(out / "points"))
     assert metadata["card"]["id"] == "mine" and metadata["dataset_sha256"] == dataset.sha256
     assert {"hfdbench", "numpy", "pillow", "torch"} <= metadata["versions"].keys()
     assert {"cpu", "threads", "seed", "started_utc", "device", "commit"} <= metadata.keys()
@@ -196,7 +196,7 @@ def test_faults_are_rows(tmp_path):
     summary = run(Request(codecs=(codec("Faulty", points=points),), datasets=(spec,), out=out, timeout_s=3))
     assert summary.exit_code == 1 and len(summary.done) == len(summary.failed) == len(FAULTS)
     for (fault, stage, message), row in zip(FAULTS, summary.points.to_dict("records"), strict=True):
-        crops = store.read_table(next((out / "crops").glob(f"mine-{fault}-{stage}-*"))).to_pandas()
+        crops = parquet.read_table(next((out / "images").glob(f"mine-{fault}-{stage}-*"))).to_pandas()
         assert crops["status"].tolist() == ["ok", "error", "ok"], (fault, stage)
         assert pd.Series([crops["error"][1]]).str.fullmatch(f"(?s).*{message}.*").all(), crops["error"][1]
         assert (row["images"], row["failed"], row["status"]) == (2, 1, "partial")
@@ -244,7 +244,7 @@ def test_the_decoder_is_sealed(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.delenv("HFDBENCH_INCEPTION")
         run(Request(codecs=(smuggler,), datasets=(spec,), out=out, data_root=tmp_path))
-    for error in store.read_table(one_file(out / "crops"))["error"].to_pylist():
+    for error in parquet.read_table(one_file(out / "images"))["error"].to_pylist():
         found = json.loads(error.removeprefix("ValueError: found "))
         assert not found["original"] and not found["encoder"] and found["here"] == [] and found["arguments"] == []
         assert "secret-pictures" not in found["environment"] and "HFDBENCH_DATA" not in found["environment"]
@@ -286,9 +286,9 @@ def test_score_completes_stored_trials(tmp_path, inception):
     request = Request(codecs=(codec(),), datasets=(spec,), out=tmp_path / "out")
     assert score(request).skipped[0][1] == "no stored streams; hfdbench run makes them"
     assert pd.isna(run(request).points["fid"][0])
-    crops = one_file(request.out / "crops").read_bytes()
+    crops = one_file(request.out / "images").read_bytes()
     summary = score(replace(request, inception=inception))
-    assert summary.done and one_file(request.out / "crops").read_bytes() == crops
+    assert summary.done and one_file(request.out / "images").read_bytes() == crops
     (point,) = summary.points.to_dict("records")
     dataset, mine, network = open_dataset(spec), Quantiser(16), Inception(inception)
     originals = [patch for i in range(3) for *_, patch in patches(dataset.load(i), "fid256")]
@@ -307,9 +307,9 @@ def test_score_completes_stored_trials(tmp_path, inception):
     # A codec that decodes to something else than before is not scored.
     features = next((request.out / "features").glob("mine-*"))
     features.unlink()
-    table = store.read_table(one_file(request.out / "crops"))
+    table = parquet.read_table(one_file(request.out / "images"))
     forged = table.set_column(table.schema.get_field_index("pixels_sha256"), "pixels_sha256", pa.array(["0"] * 3))
-    store.write_table(one_file(request.out / "crops"), forged, {})
+    parquet.write_table(one_file(request.out / "images"), forged, {})
     ((_, (error,)),) = score(replace(request, inception=inception)).failed
     assert "decodes to other pixels" in error and not features.exists()
 
@@ -341,7 +341,7 @@ def test_damaged_streams_fail_their_trial_alone(tmp_path):
     two = codec(points=(("a", {}), ("b", {"step": 32})))
     request = Request(codecs=(two,), datasets=(pictures(tmp_path / "p", 2),), out=tmp_path / "out")
     run(request)
-    for path in [*request.out.glob("crops/*"), *request.out.glob("points/*")]:
+    for path in [*request.out.glob("images/*"), *request.out.glob("points/*")]:
         path.unlink()
     streams = next((request.out / "streams").glob("mine-a-*"))
     streams.write_bytes(streams.read_bytes()[:100])
@@ -485,7 +485,7 @@ def test_jpeg_on_kodak(tmp_path, data_root):
     hidden = replace(request, out=tmp_path / "out", inception=None, data_root=_without_inception(data_root, tmp_path))
     summary = run(hidden)
     assert summary.exit_code == 0
-    streams = store.read_table(one_file(tmp_path / "out" / "streams")).to_pylist()
+    streams = parquet.read_table(one_file(tmp_path / "out" / "streams")).to_pylist()
     for row in streams:
         assert Image.open(io.BytesIO(row["stream"])).size == (row["width"], row["height"])
     (point,) = summary.points.to_dict("records")

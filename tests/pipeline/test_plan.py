@@ -147,6 +147,6 @@ def test_adapter_that_is_not_there(tmp_path, folder):
 
 
 def test_imports_nothing_heavy():
-    code = "import sys, hfdbench.pipeline.plan, hfdbench.results.store; print('torch' in sys.modules, 'pandas' in sys.modules)"
+    code = "import sys, hfdbench.pipeline.plan, hfdbench.results.stored; print('torch' in sys.modules, 'pandas' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.split() == ["False", "False"]

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from hfdbench.analysis import intervals as uncertainty
 from hfdbench.cards.schema import CodecCard
 from hfdbench.datasets import samples
 from hfdbench.errors import UsageError
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import run
 from hfdbench.report import exchange as interchange
-from hfdbench.results import published, store
+from hfdbench.results import parquet, published, schema
+from hfdbench.results.stored import Results
 
 # As CompressAI's results/image/kodak/*.json are built; the numbers are made up.
 THEIRS = {
@@ -96,18 +96,18 @@ def test_codec_compare(results, tmp_path):
         ("q50", 50),
         ("q80", 80),
     }
-    trial = next(t for t in uncertainty.trials(results) if t.row["codec"] == "made" and t.row["point"] == "q50")
-    first = store.read_table(trial.crops).to_pylist()[0]
+    trial = next(t for t in Results(results).trials() if t.row["codec"] == "made" and t.row["point"] == "q50")
+    first = trial.read_images().to_pylist()[0]
     row = next(row for row in rows if row["point"] == "q50" and row["original_name"] == first["name"])
     assert row["encoded_size"] == first["bytes"] and row["psnr"] == first["psnr_db"] and row["width"] == 180
     assert row["msssim"] == pytest.approx(-10 * math.log10(1 - first["ms_ssim"]))
 
 
 def changed(out, change) -> None:
-    for path in (out / "crops").glob("*.parquet"):
-        rows = change(store.read_table(path).to_pandas())
-        store.write_table(
-            path, pa.Table.from_pandas(rows, store.CROPS, preserve_index=False), store.read_metadata(path)
+    for path in (out / "images").glob("*.parquet"):
+        rows = change(parquet.read_table(path).to_pandas())
+        parquet.write_table(
+            path, pa.Table.from_pandas(rows, schema.IMAGES, preserve_index=False), parquet.read_metadata(path)
         )
 
 
@@ -121,7 +121,7 @@ def test_codec_compare_has_no_holes(results):
 def test_compressai_reads_what_is_exported(results, tmp_path):
     plot = pytest.importorskip("compressai.utils.plot.__main__")
     path, _ = interchange.export_compressai(results, tmp_path / "to")
-    points = store.points(results).query("codec == 'made'").sort_values("bpp")
+    points = Results(results).points().query("codec == 'made'").sort_values("bpp")
     read = plot.parse_json_file(path, "psnr")
     assert read["name"] == "made" and list(read["ys"]) == points["psnr_db"].tolist()
     assert list(read["xs"]) == points["bpp_mean"].tolist()
@@ -159,7 +159,7 @@ def test_what_we_export_can_be_imported(results, tmp_path):
     path, _ = interchange.export_compressai(results, tmp_path / "to")
     interchange.import_compressai(path, "made", tmp_path / "out")
     rows = published.read(tmp_path / "out").query("system == 'made' and metric == 'psnr_db'")
-    points = store.points(results).query("codec == 'made'").sort_values("bpp")
+    points = Results(results).points().query("codec == 'made'").sort_values("bpp")
     assert rows["value"].tolist() == pytest.approx(points["psnr_db"].tolist(), rel=1e-12)
 
 
@@ -197,7 +197,7 @@ def test_the_verbs(results, tmp_path):
         command = [sys.executable, "-c", "from hfdbench.cli import main; main()", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
 
-    dataset = store.points(results)["dataset"][0]
+    dataset = Results(results).points()["dataset"][0]
     done = hfdbench("export", "compressai", results, "--codec", "made", "--to", "to")
     assert done.stdout.split() == [f"to/made-{dataset}.json"], done.stderr
     done = hfdbench("import", "compressai", f"to/made-{dataset}.json", "--dataset", "kodak", "--out", "out")

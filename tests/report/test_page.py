@@ -26,7 +26,7 @@ from hfdbench.metrics.distribution.influence import pull
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import run
 from hfdbench.report.page.page import Choice, write_page
-from hfdbench.results import store
+from hfdbench.results import parquet
 
 pytest.importorskip("plotly", reason="plotly is not installed (pip install 'hfdbench[page]')")
 FIGURES = tuple(find_cards(FigureCard).values())
@@ -170,13 +170,13 @@ def test_other_pixels_and_damaged_streams_are_named(results, tmp_path):
     out = tmp_path / "results"
     shutil.copytree(results, out, ignore=shutil.ignore_patterns("cache"))
     for stem, folder, column, change in (
-        ("jpeg-q8", "crops", "pixels_sha256", lambda value: "0" * 64),
+        ("jpeg-q8", "images", "pixels_sha256", lambda value: "0" * 64),
         ("webp-q5", "streams", "stream", lambda value: value[:-9]),
     ):
         (path,) = (out / folder).glob(f"{stem}-*.parquet")
-        table, metadata = store.read_table(path), store.read_metadata(path)
+        table, metadata = parquet.read_table(path), parquet.read_metadata(path)
         rows = [row | {column: change(row[column])} for row in table.to_pylist()]
-        store.write_table(path, pa.Table.from_pylist(rows, table.schema.remove_metadata()), metadata)
+        parquet.write_table(path, pa.Table.from_pylist(rows, table.schema.remove_metadata()), metadata)
     written = write_page(out, tmp_path / "page", FIGURES, Choice(images=1, intervals=False))
     points = {f"{p['codec']}-{p['point']}": p for p in document(written.path)["datasets"][0]["points"]}
     assert points["jpeg-q8"]["differs"] == 1 and points["jpeg-q8"]["pictures"]

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from helpers_results import write_points
 from matplotlib import rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
@@ -27,7 +28,8 @@ from hfdbench.errors import Unavailable, UsageError
 from hfdbench.metrics.registry import METRICS
 from hfdbench.report import figures, tables
 from hfdbench.report import labels as layout
-from hfdbench.results import published, store
+from hfdbench.results import parquet, published, schema
+from hfdbench.results.stored import Results
 
 CODECS = {  # codec: title, kind, (bpp, psnr_db, fid) of its points, out of order on purpose
     "jpeg": ("JPEG 4:2:0", "classical", [(0.85, 31.9, 15.0), (0.22, 24.6, 118.0), (0.4, 28.1, 55.0)]),
@@ -218,12 +220,11 @@ def test_caption_says_what_and_by_which_rules(drawn):
 
 
 def test_the_table_as_the_store_keeps_it_gives_the_same_curves(tmp_path):
-    frame = table().reindex(columns=store.POINTS.names)
-    frame = frame.fillna({name: 0 for name in frame if pa.types.is_integer(store.POINTS.field(name).type)})
+    frame = table().reindex(columns=schema.POINTS.names)
+    frame = frame.fillna({name: 0 for name in frame if pa.types.is_integer(schema.POINTS.field(name).type)})
     frame.loc[frame.codec == "webp", ["fid", "kid", "fid_id", "fid_label", "fid_patches", "fid_protocol"]] = None
-    kept = pa.Table.from_pandas(frame, schema=store.POINTS, preserve_index=False)
-    store.write_table(tmp_path / "points" / "one.parquet", kept, {})
-    data = figure_data(store.points(tmp_path), card(), "kodak")
+    write_points(tmp_path, frame)
+    data = figure_data(Results(tmp_path).points(), card(), "kodak")
     assert data.curves == figure_data(table()[table().codec != "webp"], card(), "kodak").curves
     assert data.notes == ("webp: no fid",)
     assert "192 patches: FID biased upwards, compare only within this figure" in data.facts
@@ -405,8 +406,8 @@ def ledgered(tmp_path):
         rows.append(row | dict(bytes=2 * length, bpp=16 * length / 1000, kind="autoencoder"))
     for key, (point, length) in enumerate((("q1", 20), ("q2", 50), ("q2", 51)), 10):
         image = dict(image=0, name="a", width=10, height=10, bytes=length, encode_s=0.1, status="ok", error=None)
-        streams = pa.Table.from_pylist([image | dict(stream=b"s" * length)] * 2, schema=store.STREAMS)
-        store.write_table(tmp_path / "streams" / f"parts-{point}-kodak-{key:016x}.parquet", streams, {})
+        streams = pa.Table.from_pylist([image | dict(stream=b"s" * length)] * 2, schema=schema.STREAMS)
+        parquet.write_table(tmp_path / "streams" / f"parts-{point}-kodak-{key:016x}.parquet", streams, {})
     return pd.DataFrame(rows), figures.Options(
         formats=["svg"], known=find_cards(CodecCard, [tmp_path]), results=tmp_path
     )

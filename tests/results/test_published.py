@@ -10,6 +10,7 @@ import zipfile
 import pandas as pd
 import pyarrow as pa
 import pytest
+from helpers_results import write_points
 from typer.testing import CliRunner
 
 from hfdbench.analysis.curves import figure_data
@@ -18,7 +19,7 @@ from hfdbench.cards.schema import DatasetCard, FigureCard, read_card
 from hfdbench.cli.app import app
 from hfdbench.errors import UsageError
 from hfdbench.metrics.registry import METRICS
-from hfdbench.results import published, store
+from hfdbench.results import published, schema
 
 GOOD = dict(
     system="Ours", variant="", point="1", dataset="kodak", protocol="rgb-mean", bpp=0.25, metric="psnr_db", value=30.0
@@ -188,10 +189,9 @@ def test_every_protocol_of_ours_names_a_metric():
 
 
 def test_one_command_after_run_draws_a_pdf_with_overlays(tmp_path):
-    frame = points().reindex(columns=store.POINTS.names)
-    frame = frame.fillna({name: 0 for name in frame if pa.types.is_integer(store.POINTS.field(name).type)})
-    kept = pa.Table.from_pandas(frame.assign(device="cpu"), schema=store.POINTS, preserve_index=False)
-    store.write_table(tmp_path / "points" / "hfd.parquet", kept, {})
+    frame = points().reindex(columns=schema.POINTS.names)
+    frame = frame.fillna({name: 0 for name in frame if pa.types.is_integer(schema.POINTS.field(name).type)})
+    write_points(tmp_path, frame.assign(device="cpu"))
     asked = [
         "report",
         "rate-fid",

@@ -35,7 +35,8 @@ from hfdbench.metrics.distribution.patches import PATCH
 from hfdbench.metrics.registry import METRICS
 from hfdbench.report.figures import Ink, inks
 from hfdbench.report.tables import POINT_COLUMNS
-from hfdbench.results import store
+from hfdbench.results.parquet import read_table
+from hfdbench.results.stored import Results, StoredTrial
 
 if TYPE_CHECKING:
     from hfdbench.pipeline.run import Progress
@@ -79,14 +80,6 @@ class Page:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Trial:
-    row: dict
-    metadata: dict
-    name: str
-    files: uncertainty.Trial
-
-
 def write_page(
     out: Path,
     to: Path,
@@ -104,7 +97,8 @@ def write_page(
     """
     script = _plotly()
     codecs, datasets = find_cards(CodecCard, cards), find_cards(DatasetCard, cards)
-    trials = _trials(out, only_codecs, [_named(spec) for spec in only_datasets])
+    results = Results.of(out)
+    trials = _trials(results, only_codecs, [_named(spec) for spec in only_datasets])
     table = pd.DataFrame([trial.row for trial in trials])
     ink = inks(table, {card.id: card.kind for card in codecs.values()})
     grouped = {name: [t for t in trials if t.row["dataset"] == name] for name in sorted(set(table["dataset"]))}
@@ -113,7 +107,7 @@ def write_page(
         "version": __version__,
         "plotly": version("plotly"),
         "written_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": store.commit(out),
+        "commit": results.commit(),
         "quality": choice.quality,
         "patch": PATCH,
         "enough_patches": ENOUGH_PATCHES,
@@ -129,16 +123,14 @@ def write_page(
     if choice.intervals is not False:
         progress.start(len(uncertainty.COLUMNS) * len(sections), "intervals")
         for section, some in zip(sections, grouped.values(), strict=True):
-            _intervals(out, some, section, bool(choice.intervals), progress)
+            _intervals(results, some, section, bool(choice.intervals), progress)
     frame, style, *program = (
         (TEMPLATE / name).read_text(encoding="utf-8")
         for name in ("page.html", "page.css", "chart.js", "viewer.js", "page.js")
     )
     fixed = len("".join([script, frame, style, *program, _json(document)]).encode())
     room = choice.max_mb * 1e6 - fixed - SPARE * (10 + len(trials))
-    album = _Album(
-        out, choice, codecs, data_root, cards, [s for s in only_datasets if s.startswith("folder:")], progress
-    )
+    album = _Album(choice, codecs, data_root, cards, [s for s in only_datasets if s.startswith("folder:")], progress)
     for index, (section, some) in enumerate(zip(sections, grouped.values(), strict=True)):
         room -= album.add(index, section, some, room / (len(sections) - index))
     text = Template(frame).substitute(
@@ -183,29 +175,23 @@ def _named(spec: str) -> str:
     return open_dataset(spec).id if spec.startswith("folder:") else spec
 
 
-def _trials(out: Path, only_codecs: Sequence[str], only_datasets: Sequence[str]) -> list[_Trial]:
+def _trials(results: Results, only_codecs: Sequence[str], only_datasets: Sequence[str]) -> list[StoredTrial]:
     """Stored trials, sorted; of trials that differ in nothing but their key the newest."""
-    store.points(out)  # the checks of the whole table, and its errors
-    newest: dict[tuple, _Trial] = {}
-    for files in uncertainty.trials(out):
-        row = dict(files.row)
-        trial = _Trial(row, store.read_metadata(out / "points" / files.crops.name), files.crops.stem, files)
+    found = []
+    for trial in results.newest():
+        row = trial.row
         names = {row["dataset"], row["dataset"].partition("@")[0]}
-        if (only_codecs and row["codec"] not in only_codecs) or (only_datasets and not names & set(only_datasets)):
-            continue
-        same = (row["dataset"], row["codec"], row["point"], row["seed"], row["device"])
-        old = newest.get(same)
-        if old is None or str(old.metadata.get("started_utc")) < str(trial.metadata.get("started_utc")):
-            newest[same] = trial
-    if not newest:
-        raise UsageError(f"{out}: no stored point fits; hfdbench show lists what is there")
-    order = sorted(newest.values(), key=lambda t: (t.row["dataset"], t.row["codec"], t.row["bpp"] or 0, t.row["seed"]))
-    return order
+        if (not only_codecs or row["codec"] in only_codecs) and (not only_datasets or names & set(only_datasets)):
+            found.append(trial)
+    if not found:
+        results.points()  # refuses a folder without any
+        raise UsageError(f"{results.folder.root}: no stored point fits; hfdbench show lists what is there")
+    return sorted(found, key=lambda t: (t.row["dataset"], t.row["codec"], t.row["bpp"] or 0, t.row["seed"]))
 
 
-def _section(name: str, trials: list[_Trial], card: DatasetCard | None) -> dict:
+def _section(name: str, trials: list[StoredTrial], card: DatasetCard | None) -> dict:
     """A dataset: its images, and its points with the numbers of each image."""
-    crops = {trial.name: store.read_table(trial.files.crops).to_pylist() for trial in trials}
+    crops = {trial.name: trial.read_images().to_pylist() for trial in trials}
     widest = max(crops.values(), key=len)
     limit = name.partition("@")[2]
     title = (card.title if card and card.title else name) + (f", first {limit} images" if limit else "")
@@ -259,7 +245,7 @@ def _options(metadata: dict) -> dict:
     return {"options": point["options"], "weights": {w["file"]: w["sha256"] for w in point["weights"]}}
 
 
-def _shared(sections: list[dict], trials: list[_Trial]) -> list[dict]:
+def _shared(sections: list[dict], trials: list[StoredTrial]) -> list[dict]:
     """Environments of the runs, each once; every point is given the number of its own."""
     found: list[dict] = []
     for point, trial in zip((p for s in sections for p in s["points"]), trials, strict=True):
@@ -327,13 +313,13 @@ def _meanings() -> dict[str, dict[str, str]]:
 class _Album:
     """The pictures of a page, dataset by dataset: HTML elements, and notes on those that are missing or differ."""
 
-    def __init__(self, out: Path, choice: Choice, codecs: Mapping[str, CodecCard], data_root, cards, folders, progress):
-        self._out, self._choice, self._codecs, self._progress = out, choice, codecs, progress
+    def __init__(self, choice: Choice, codecs: Mapping[str, CodecCard], data_root, cards, folders, progress):
+        self._choice, self._codecs, self._progress = choice, codecs, progress
         self._place = {"data_root": data_root, "cards": cards, "folders": folders}
         self.elements: list[str] = []
         self.notes: list[str] = []
 
-    def add(self, index: int, section: dict, trials: list[_Trial], room: float) -> int:
+    def add(self, index: int, section: dict, trials: list[StoredTrial], room: float) -> int:
         """Embed pictures of a dataset while there is room; the bytes they take. Every point is told what became of it."""
         name, count = section["id"], min(self._choice.images, len(section["images"]))
         try:
@@ -359,7 +345,7 @@ class _Album:
         for done, place in enumerate(order):
             trial, point = trials[place], section["points"][place]
             shown = self._decoded(trial, count)
-            pulls = None if shown.reason else _pull(self._out, trial, section)
+            pulls = None if shown.reason else _pull(trial, section)
             added = _size(shown) + len(_json(pulls))
             if not shown.reason and used + added > room:
                 limit = f"the file is limited to {self._choice.max_mb:g} MB"
@@ -381,11 +367,9 @@ class _Album:
             section["points"][place]["reason"] = "pictures of this point were not asked for"
         return used
 
-    def _decoded(self, trial: _Trial, count: int) -> pictures.Pictures:
+    def _decoded(self, trial: StoredTrial, count: int) -> pictures.Pictures:
         card = self._codecs.get(trial.row["codec"])
-        return pictures.decoded(
-            self._out, card, trial.metadata, trial.row, count, self._choice.quality, self._progress.advance
-        )
+        return pictures.decoded(trial, card, count, self._choice.quality, self._progress.advance)
 
     def _embed(self, prefix: str, shown: pictures.Pictures) -> None:
         for number, data in shown.webp.items():
@@ -398,7 +382,7 @@ def _size(shown: pictures.Pictures) -> int:
     return sum(4 * math.ceil(len(data) / 3) + 64 for data in shown.webp.values())
 
 
-def _order(trials: list[_Trial], limit: int | None) -> list[int]:
+def _order(trials: list[StoredTrial], limit: int | None) -> list[int]:
     """Places of the trials whose pictures are wanted, those first that compare best."""
     places: dict[str, list[int]] = {}
     for place, trial in enumerate(trials):
@@ -408,19 +392,19 @@ def _order(trials: list[_Trial], limit: int | None) -> list[int]:
     return [places[codec][i] for codec, i in pictures.worth_showing(rates, limit)]
 
 
-def _pull(out: Path, trial: _Trial, section: dict) -> list[float] | None:
+def _pull(trial: StoredTrial, section: dict) -> list[float] | None:
     """Pull of every patch of the pictured images on the distance that the section ranks by; None without features."""
-    files = trial.files.files(section["ranked"])
+    files = uncertainty.sources(trial, section["ranked"])
     if not files:
         return None
     own, reference = files
-    places = store.read_table(own, ["image", "top", "left"])
+    places = read_table(own, ["image", "top", "left"])
     seen = np.array(places["image"]) < section["pictures"]
     if not seen.any() or len(places) < 3:
         return None
     if section["patches"] is None:
         section["patches"] = {name: np.array(places[name])[seen].tolist() for name in ("image", "top", "left")}
-    kept = out / "cache" / "pull" / f"{own.stem}-{reference.stem.rpartition('-')[2]}.npy"
+    kept = trial.results.folder.pull(own, reference)
     if kept.exists():
         values = np.load(kept)
     else:
@@ -430,10 +414,10 @@ def _pull(out: Path, trial: _Trial, section: dict) -> list[float] | None:
     return [float(f"{value:.4g}") for value in values[seen]]
 
 
-def _intervals(out: Path, trials: list[_Trial], section: dict, slow: bool, progress: "Progress") -> None:
+def _intervals(results: Results, trials: list[StoredTrial], section: dict, slow: bool, progress: "Progress") -> None:
     """95 % intervals of every value that has them; slow: those that take minutes too."""
     rows = pd.DataFrame([trial.row for trial in trials])
-    look_up = stored_intervals(out, slow)
+    look_up = stored_intervals(results, slow)
     for column in uncertainty.COLUMNS:
         for point, (low, high) in zip(section["points"], look_up(rows, column).itertuples(index=False), strict=True):
             if math.isfinite(low) and math.isfinite(high):

@@ -1,0 +1,249 @@
+"""Parquet files that exist whole or not at all, and are checked when they are read.
+
+Conventions: the metadata of a run is JSON under the schema's key `hfdbench`. The footer's key `hfdbench.file` holds the
+schema version, the number of rows and the sha256 of that JSON; pages carry checksums. A file that does not agree with
+its own record, or with what the reader asks for, is a DamagedFile: never a shorter table, never another number.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hfdbench.errors import UsageError
+from hfdbench.results.schema import VERSION, completed
+
+RUN, FILE = b"hfdbench", b"hfdbench.file"  # keys of the metadata: of the run, of the file itself
+
+
+class DamagedFile(UsageError):
+    """A file of results that is not what was written, or not what its name says.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    cause : str
+        What is wrong with it.
+    """
+
+    def __init__(self, path: Path, cause: str):
+        super().__init__(f"{path}: damaged ({cause}); hfdbench run sets it aside and measures it again")
+        self.path, self.cause = path, cause
+
+
+def write_table(path: Path, table: pa.Table, metadata: dict, *, once: bool = False) -> None:
+    """Write one file: whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is made when it is not there.
+    table : pa.Table
+    metadata : dict
+        Anything JSON can say.
+    once : bool
+        Raise FileExistsError instead of replacing a file of this name, even one that another process writes at the
+        same time.
+    """
+    write_batches(path, table.schema, table.to_batches(), metadata, rows=1 << 16, once=once)
+
+
+def write_batches(
+    path: Path,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    metadata: dict,
+    rows: int,
+    *,
+    once: bool = False,
+) -> None:
+    """Write a stream of batches as `write_table` does, in row groups of `rows` however the batches are cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # a leading dot: no reader takes it
+    text = json.dumps(metadata, sort_keys=True).encode()
+    try:
+        with open(temporary, "wb") as file:
+            _lock(file.fileno())  # freed by the kernel when this process dies: how `sweep` knows an orphan
+            schema = schema.with_metadata({RUN: text})
+            with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+                count = 0
+                for table in _regrouped(schema, batches, rows):
+                    writer.write_table(table, row_group_size=rows)
+                    count += len(table)
+                record = {"schema": VERSION, "rows": count, "sha256": hashlib.sha256(text).hexdigest()}
+                writer.add_key_value_metadata({FILE: json.dumps(record).encode()})
+            file.flush()
+            os.fsync(file.fileno())
+            if once:
+                link(temporary, path)
+            else:
+                os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def link(temporary: Path, path: Path) -> None:
+    """Give a file its name unless the name is taken. Raises FileExistsError when it is."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # A file system without hard links: of two processes at the same instant the later one wins, with equal content.
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(temporary, path)
+
+
+def _lock(handle: int) -> None:
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of dead processes below a folder; those of living ones are locked."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    for path in folder.glob("*/**/.*.tmp"):
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                if os.fstat(handle).st_size:  # an empty one may be about to be locked
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+            finally:
+                os.close(handle)
+
+
+def _regrouped(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    held = schema.empty_table()
+    for batch in batches:
+        held = pa.concat_tables([held, pa.Table.from_batches([batch]).cast(schema)])
+        while len(held) >= rows:
+            yield held.slice(0, rows).combine_chunks()
+            held = held.slice(rows)
+    if len(held):
+        yield held.combine_chunks()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_record(path, file)
+            yield file
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; run it again") from None
+    except UsageError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError) as error:
+        raise DamagedFile(path, (str(error).splitlines() or [type(error).__name__])[0]) from None
+
+
+def _check_record(path: Path, file: pq.ParquetFile) -> None:
+    """Check what a file says of itself. Raises UsageError for one of a newer version, DamagedFile for any other fault."""
+    footer = file.metadata.metadata or {}
+    if FILE not in footer:
+        return  # of version 1, or of another program
+    record = json.loads(footer[FILE])
+    if record["schema"] > VERSION:
+        raise UsageError(
+            f"{path}: written by a newer hfdbench (schema {record['schema']}, this one reads up to {VERSION}); update hfdbench"
+        )
+    if record["rows"] != file.metadata.num_rows:
+        raise DamagedFile(path, f"{file.metadata.num_rows} rows instead of {record['rows']}")
+    if record["sha256"] != hashlib.sha256(_run_metadata(file)).hexdigest():
+        raise DamagedFile(path, "its metadata was changed")
+
+
+def _run_metadata(file: pq.ParquetFile) -> bytes:
+    return (file.schema_arrow.metadata or {}).get(RUN, b"{}")
+
+
+def _metadata(path: Path, file: pq.ParquetFile) -> dict:
+    metadata = json.loads(_run_metadata(file))
+    if not isinstance(metadata, dict):
+        raise DamagedFile(path, "its metadata is no object")
+    return metadata
+
+
+def read_table(path: Path, columns: list[str] | None = None, schema: pa.Schema | None = None) -> pa.Table:
+    """Read a whole file and check every page of it.
+
+    Parameters
+    ----------
+    path : Path
+    columns : list of str, optional
+        Only these.
+    schema : pa.Schema, optional
+        What the file must hold; columns that were added since it was written are null.
+
+    Raises
+    ------
+    DamagedFile
+        The file is damaged, has other columns or another number of rows than it was written with.
+    UsageError
+        There is no such file, or a newer hfdbench wrote it.
+    """
+    with _readable(path) as file:
+        if schema is None:
+            table = file.read(columns=columns)
+        else:
+            _check_schema(path, file, schema)
+            table = completed(file.read().replace_schema_metadata(None), schema)
+            table = table if columns is None else table.select(columns)
+        if len(table) != file.metadata.num_rows:
+            raise DamagedFile(path, f"{len(table)} rows instead of {file.metadata.num_rows}")
+        table.validate(full=True)  # text that is no UTF-8, offsets beyond the data
+        return table
+
+
+def _check_schema(path: Path, file: pq.ParquetFile, schema: pa.Schema) -> None:
+    try:
+        completed(file.schema_arrow.remove_metadata().empty_table(), schema)
+    except ValueError as error:
+        raise DamagedFile(path, str(error)) from None
+
+
+def read_metadata(path: Path) -> dict:
+    """Read the metadata of the run that wrote a file."""
+    with _readable(path) as file:
+        return _metadata(path, file)
+
+
+def read_schema(path: Path) -> pa.Schema:
+    """Read the columns of a file."""
+    with _readable(path) as file:
+        return file.schema_arrow
+
+
+def read_batches(path: Path, schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
+    """Read the row groups of a file, one in memory at a time, checked as `read_table` checks the whole."""
+    with _readable(path) as file:
+        if schema is not None:
+            _check_schema(path, file, schema)
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            table.validate(full=True)
+            if schema is not None:
+                table = completed(table.replace_schema_metadata(None), schema)
+            yield from table.combine_chunks().to_batches()
+
+
+def row_count(path: Path) -> int:
+    """Read how many rows a file holds, from its footer."""
+    with _readable(path) as file:
+        return file.metadata.num_rows

@@ -1,0 +1,106 @@
+"""The columns of every table of a results folder, and the version of that layout.
+
+Conventions: one schema per table. A column that was added later stands in `ADDED` and is null in the rows of an older
+file; any other difference is refused. results/README.md explains each column.
+"""
+
+import pyarrow as pa
+
+VERSION = 2  # 1: crops/ instead of images/, no record of schema and row count in the file
+
+TYPES = {"int": pa.int64(), "float": pa.float64(), "text": pa.string(), "bool": pa.bool_(), "bytes": pa.binary()}
+
+
+def _schema(columns: str) -> pa.Schema:
+    """Schema of lines "type: column column ..."."""
+    pairs = (line.split(":") for line in columns.strip().splitlines())
+    return pa.schema([(name, TYPES[kind.strip()]) for kind, names in pairs for name in names.split()])
+
+
+STREAMS = _schema("""
+    int: image
+    text: name
+    int: width height
+    bytes: stream
+    int: bytes
+    float: encode_s
+    text: status error error_type host processor
+""")
+IMAGES = _schema("""
+    text: codec point dataset
+    int: image
+    text: name
+    int: width height pixels bytes
+    float: bpp mse psnr_db
+    bool: identical
+    float: ms_ssim encode_s decode_s
+    text: stream_sha256 pixels_sha256 status error error_type seal host processor
+""")
+
+
+def features_schema(dimensions: int) -> pa.Schema:
+    """Schema of features of a network with so many dimensions."""
+    return pa.schema([*_schema("int: image top left"), ("features", pa.list_(pa.float32(), dimensions))])
+
+
+FEATURES = features_schema(2048)
+QUALITY = _schema("""
+    text: codec point dataset
+    int: image
+    text: name metric
+    float: value
+    text: error
+""")
+POINTS = _schema("""
+    text: codec point dataset kind title
+    int: images failed identical pixels bytes
+    float: bpp bpp_mean psnr_db psnr_pooled_db ms_ssim ms_ssim_db
+    int: ms_ssim_images
+    float: fid
+    text: fid_id fid_label
+    int: fid_patches
+    text: fid_protocol
+    float: kid kid_std precision recall fid_infinity
+    float: fd_mini
+    text: fd_mini_id
+    float: fd_dinov2
+    text: fd_dinov2_id
+    float: fd_clip
+    text: fd_clip_id
+    float: lpips dists ssimulacra2 butteraugli butteraugli_3norm
+    float: encode_s decode_s encode_s_per_mpx decode_s_per_mpx
+    int: network_evaluations
+    text: device
+    int: seed
+    text: status note seal host processor
+""")
+
+# Columns that files of an older version lack.
+ADDED = frozenset(
+    [
+        *("precision", "recall", "fid_infinity", "fd_mini", "fd_mini_id", "fd_dinov2", "fd_dinov2_id"),
+        *("fd_clip", "fd_clip_id", "lpips", "dists", "ssimulacra2", "butteraugli", "butteraugli_3norm"),
+        *("network_evaluations", "error_type", "seal", "host", "processor"),
+    ]
+)
+
+
+def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table in the columns of `schema`, null in those that were added since it was written.
+
+    Raises
+    ------
+    ValueError
+        The table lacks another column, or has one that the schema lacks or of another type.
+    """
+    missing = [field for field in schema if field.name not in table.column_names]
+    if other := [field.name for field in missing if field.name not in ADDED]:
+        raise ValueError(f"no column {', '.join(other)}")
+    for field in missing:
+        table = table.append_column(field, pa.nulls(len(table), field.type))
+    for field in table.schema:
+        if field.name not in schema.names or schema.field(field.name).type != field.type:
+            raise ValueError(f'column "{field.name}" ({field.type}) is not of this table')
+    if len(table.column_names) != len(schema):
+        raise ValueError("a column is there twice")
+    return table.select(schema.names).cast(schema)
