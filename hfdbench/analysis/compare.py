@@ -22,9 +22,7 @@ from hfdbench.metrics.registry import METRICS
 from hfdbench.results.stored import Results, StoredTrial
 
 DEFAULT = ("psnr_db", "fid")
-LOGARITHMIC = ("fid", "fd_mini", "fd_dinov2", "fd_clip")
 LOST = 0.05  # share of the draws that may have no value, because curves barely meet, before the interval is withheld
-UNITS = {"psnr_db": "dB"}
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def _side(trials: list[StoredTrial], codec: str, metric: str, draws: int) -> _Si
 
 
 def _refuse_mixed(a: _Side, b: _Side, metric: str) -> None:
-    column = "fid_id" if metric == "kid" else f"{metric}_id" if metric in LOGARITHMIC else None
+    column = METRICS[metric].identity
     ids = {trial.row[column] for side in (a, b) for trial in side.trials} if column else set()
     if len(ids) > 1:
         raise ValueError(
@@ -167,7 +165,7 @@ def _points(a: _Side, b: _Side, metric: str, level: float, notes: list[str]) -> 
             curve = b.curve(draw)
             if shared is not None:
                 return curve.values[shared]
-            return at_rate(curve, a.curve(draw).rates[k], metric in LOGARITHMIC)
+            return at_rate(curve, a.curve(draw).rates[k], METRICS[metric].scale == "log")
 
         try:
             value = other(None)
@@ -190,7 +188,7 @@ def _points(a: _Side, b: _Side, metric: str, level: float, notes: list[str]) -> 
 
 
 def _deltas(a: _Side, b: _Side, metric: str, level: float, notes: list[str]) -> list[dict]:
-    log = metric in LOGARITHMIC
+    log = METRICS[metric].scale == "log"
     rows = []
     for name, function in (("bd_rate", bd_rate), ("bd_metric", bd_metric)):
         try:
@@ -209,7 +207,7 @@ def _deltas(a: _Side, b: _Side, metric: str, level: float, notes: list[str]) -> 
             {
                 "metric": metric,
                 "delta": name,
-                "unit": "%" if share else UNITS.get(metric, ""),
+                "unit": "%" if share else METRICS[metric].unit_or_none,
                 "value": scale * delta.value,
             }
             | _judged(_each_draw(drawn, len(a.drawn_values)), level, good)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from hfdbench.cards.schema import FigureCard
 from hfdbench.errors import Unavailable, UsageError, unknown
-from hfdbench.metrics.registry import METRICS
+from hfdbench.metrics.registry import METRICS, NETWORKS, of_network, small_sample_note
 from hfdbench.results import published as others
 from hfdbench.results.stored import Results
 
@@ -23,16 +23,10 @@ PROTOCOLS = {"fid256": "256×256 patches of two grids", "whole": "whole pictures
 COSTS = ("bpp", "network_evaluations", "decode_s_per_mpx")  # nobody needs to be told that less is better
 RULES = {"bpp": "rate: all bits / all pixels"}  # those that the axis title does not say
 IDENTITIES = {
-    "fid": "fid_id",
-    "kid": "fid_id",
-    "kid_std": "fid_id",
-    "precision": "fid_id",
-    "recall": "fid_id",
-    "fid_infinity": "fid_id",
-    "fd_mini": "fd_mini_id",
+    metric.column: metric.identity for metric in METRICS.values() if metric.identity
 }  # fingerprint of a column
-FINGERPRINTED = ("fid", "kid", "kid_std", "precision", "recall", "fid_infinity")  # on Inception features
-ENOUGH_PATCHES = 2048  # fewer than the feature's dimensions: the covariance is singular, FID is biased upwards
+FINGERPRINTED = tuple(metric.column for metric in of_network("inception"))
+ENOUGH_PATCHES = NETWORKS["inception"].dimensions  # with fewer the covariance is singular, FID is biased upwards
 
 
 @dataclass(frozen=True)
@@ -335,8 +329,8 @@ def _facts(rows: pd.DataFrame, card: FigureCard) -> tuple[str, ...]:
     if _is_fingerprinted(card):
         first = rows.iloc[0]
         patches = int(first["fid_patches"])
-        few = patches < ENOUGH_PATCHES and "fid" in (card.x, card.y)
-        facts.append(f"{patches:,} patches" + few * ": FID biased upwards, compare only within this figure")
+        note = next(filter(None, (small_sample_note(column, patches) for column in (card.y, card.x))), "")
+        facts.append(note or f"{patches:,} patches")
         rules.append(f"{first['fid_protocol']}: {PROTOCOLS.get(first['fid_protocol'], 'own protocol')}")
     ids = dict.fromkeys(IDENTITIES[axis] for axis in (card.x, card.y) if axis in IDENTITIES)
     rules += [f"fingerprint {rows[column].iloc[0]}" for column in ids if column in rows]

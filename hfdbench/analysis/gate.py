@@ -42,8 +42,9 @@ IMAGES = pa.schema(
         ("status", pa.string()),
     ]
 )
-DISTANCES = ("fid", "fd_mini")
-BASELINE = pa.schema([*IMAGES, *((f"{name}_pull", pa.float64()) for name in DISTANCES)])
+DISTANCES = tuple(metric.column for metric in METRICS.values() if metric.interval == "frechet")
+TOLERANCES = {metric.column: metric.tolerance for metric in METRICS.values() if metric.tolerance is not None}
+GATED = ("bpp", "psnr_db", *DISTANCES, "encode_s", "decode_s")  # what a card may name
 Verdict = Literal["ok", "worse", "better"]
 
 
@@ -57,8 +58,8 @@ class Distance:
 
 @dataclass(frozen=True)
 class Measured:
-    """One point as either side has it. `images`: the columns of BASELINE, by image number; `<distance>_pull` is that of
-    all patches of the image, NaN where there is none."""
+    """One point as either side has it. `images`: the columns of IMAGES, by image number, and for each distance `<distance>_pull`,
+    that of all patches of the image, NaN where there is none."""
 
     codec: str
     point: str
@@ -127,8 +128,20 @@ class GateReport:
         return 1 if self.worse or self.failed else 2 if self.refused else 0
 
 
+def tolerances(card: GateCard) -> dict[str, float]:
+    """How much worse each gated metric may be: as the card says, or by default as the table of metrics does.
+
+    Raises UsageError for a metric that cannot be gated.
+    """
+    for column in card.tolerance:
+        if column not in GATED:
+            raise UsageError(f'{card.source}: key "tolerance": {unknown("metric that can be gated", column, GATED)}')
+    return dict(card.tolerance or TOLERANCES)
+
+
 def check(run: Path, baseline: Path, card: GateCard, codecs: Iterable[str] = ()) -> GateReport:
     """Hold a results folder against a baseline. Raises UsageError when either holds nothing, or an unknown codec is asked for."""
+    allowed = tolerances(card)
     theirs = _only(_baseline(Path(baseline)), codecs, baseline)
     wanted = {(old.codec, old.point, old.dataset, old.seed) for old in theirs}
     notes: list[str] = []
@@ -146,9 +159,9 @@ def check(run: Path, baseline: Path, card: GateCard, codecs: Iterable[str] = ())
         lost = old.images["status"].eq("ok") & ~new.images["status"].eq("ok")
         if lost.any():
             failed.append((old.label, f"failed on {', '.join(old.images['name'][lost])}"))
-        changes += _compare_images(old, new, card, refused, notes)
+        changes += _compare_images(old, new, card, allowed, refused, notes)
         if not lost.any():
-            changes += _compare_distances(old, new, card, refused, notes)
+            changes += _compare_distances(old, new, card, allowed, refused, notes)
     return GateReport(Path(baseline), card, tuple(changes), tuple(failed), tuple(refused), tuple(dict.fromkeys(notes)))
 
 
@@ -193,7 +206,6 @@ def _measured(out: Path, wanted: set[tuple] | None = None) -> list[Measured]:
         images = _by_image(trial.read_images(IMAGES.names))
         distances = {}
         for column in DISTANCES:
-            images[f"{column}_pull"] = np.nan
             if row.get(column) is not None:
                 distances[column] = Distance(row[column], row[f"{column}_id"])
                 images[f"{column}_pull"] = pd.Series(_pulls(trial, column))
@@ -226,7 +238,8 @@ def _write(folder: Path, point: Measured) -> Path:
     path = folder / f"{point.codec}-{point.point}-{point.dataset}-{point.seed}-{point.device}.parquet"
     names = ("codec", "point", "dataset", "seed", "device", "dataset_sha256", "processor", "started_utc")
     distances = {column: vars(distance) for column, distance in point.distances.items()}
-    table = pa.Table.from_pandas(point.images.reset_index(), BASELINE, preserve_index=False)
+    schema = pa.schema([*IMAGES, *((f"{column}_pull", pa.float64()) for column in distances)])
+    table = pa.Table.from_pandas(point.images.reset_index(), schema, preserve_index=False)
     write_table(path, table, {name: getattr(point, name) for name in names} | {"distances": distances})
     return path
 
@@ -235,7 +248,8 @@ def _read(path: Path) -> Measured:
     meta = read_metadata(path)
     try:
         distances = {column: Distance(**distance) for column, distance in meta.pop("distances").items()}
-        return Measured(**meta, images=_by_image(read_table(path, BASELINE.names)), distances=distances)
+        names = [*IMAGES.names, *(f"{column}_pull" for column in distances)]
+        return Measured(**meta, images=_by_image(read_table(path, names)), distances=distances)
     except (KeyError, TypeError) as error:
         raise UsageError(f"{path}: not a baseline of this version ({error}); accept it anew") from None
 
@@ -267,7 +281,7 @@ def _newest(points: list[Measured], notes: list[str]) -> dict[tuple, Measured]:
 
 
 def _compare_images(
-    old: Measured, new: Measured, card: GateCard, refused: list[str], notes: list[str]
+    old: Measured, new: Measured, card: GateCard, allowed: dict[str, float], refused: list[str], notes: list[str]
 ) -> list[MetricChange]:
     """Rate, PSNR and times, over the images that both coded."""
     both = old.images["status"].eq("ok") & new.images["status"].eq("ok")
@@ -277,21 +291,21 @@ def _compare_images(
     draws, made = bootstrap.draws(len(before), COUNT), []
 
     def add(metric: str, base: float, run: float, change: float, samples: np.ndarray, each: np.ndarray) -> None:
-        tolerance = getattr(card.tolerance, metric)
+        tolerance = allowed[metric]
         worst = sorted(zip(before["name"], each, strict=True), key=lambda pair: -pair[1])[:WORST]
         made.append(_judged(old.label, metric, base, run, change, samples, tolerance, card.level, worst))
 
-    if card.tolerance.bpp is not None:
+    if "bpp" in allowed:
         size, new_size = before["bytes"].to_numpy(float), now["bytes"].to_numpy(float)
         pixels = before["pixels"].sum()
         samples = new_size[draws].sum(1) / size[draws].sum(1) - 1
         change = new_size.sum() / size.sum() - 1
         add("bpp", 8 * size.sum() / pixels, 8 * new_size.sum() / pixels, change, samples, new_size / size - 1)
-    if card.tolerance.psnr_db is not None:
+    if "psnr_db" in allowed:
         psnr, new_psnr = _psnr_db(before), _psnr_db(now)
         loss = psnr - new_psnr
         add("psnr_db", psnr.mean(), new_psnr.mean(), loss.mean(), bootstrap.mean(loss, draws), loss)
-    times = [name for name in ("encode_s", "decode_s") if getattr(card.tolerance, name) is not None]
+    times = [name for name in ("encode_s", "decode_s") if name in allowed]
     if times and old.device != new.device:
         refused.append(
             f"{old.label}: times on {new.device} and on {old.device} cannot be compared; run on {old.device}, or use a "
@@ -320,12 +334,11 @@ def _psnr_db(images: pd.DataFrame) -> np.ndarray:
 
 
 def _compare_distances(
-    old: Measured, new: Measured, card: GateCard, refused: list[str], notes: list[str]
+    old: Measured, new: Measured, card: GateCard, allowed: dict[str, float], refused: list[str], notes: list[str]
 ) -> list[MetricChange]:
     made = []
     for column in DISTANCES:
-        tolerance = getattr(card.tolerance, column)
-        if tolerance is None or column not in old.distances:
+        if column not in allowed or column not in old.distances:
             continue
         name = METRICS[column].name
         if column not in new.distances:
@@ -350,7 +363,9 @@ def _compare_distances(
         draws = bootstrap.draws(len(pulls), COUNT)
         samples = change + len(pulls) * bootstrap.mean(pulls, draws) - pulls.sum()
         worst = sorted(zip(old.images["name"], pulls, strict=True), key=lambda pair: -pair[1])[:WORST]
-        made.append(_judged(old.label, column, was.value, now.value, change, samples, tolerance, card.level, worst))
+        made.append(
+            _judged(old.label, column, was.value, now.value, change, samples, allowed[column], card.level, worst)
+        )
     return made
 
 

@@ -14,13 +14,13 @@ import pandas as pd
 
 from hfdbench.analysis import bootstrap
 from hfdbench.errors import UsageError, unknown
+from hfdbench.metrics.registry import METRICS
 from hfdbench.results.parquet import read_batches
 from hfdbench.results.stored import Results, StoredTrial
 
 METHOD = 1  # part of the cache's names: count it up when the numbers change
-MEANS = ("psnr_db", "ms_ssim")
-NETWORKS = {"fid": "inception", "kid": "inception", "fd_mini": "mini", "fd_dinov2": "dinov2", "fd_clip": "clip"}
-COLUMNS = ("bpp", *MEANS, *NETWORKS)
+COLUMNS = tuple(metric.column for metric in METRICS.values() if metric.interval)
+NETWORKS = {column: network for column in COLUMNS if (network := METRICS[column].network)}
 
 
 def sources(trial: StoredTrial, column: str) -> tuple[Path, ...]:
@@ -63,17 +63,21 @@ def draw(trial: StoredTrial, column: str, count: int, seed: int = 0) -> np.ndarr
             return None
         samples = _draw(trial, column, bootstrap.draws(trial.images, count, seed))
         trial.results.keep_draws(trial, column, seed, METHOD, samples)
-    return bootstrap.centred(samples, float(value), positive=column != "kid") if column in NETWORKS else samples
+    return (
+        bootstrap.centred(samples, float(value), positive=METRICS[column].interval != "kid")
+        if column in NETWORKS
+        else samples
+    )
 
 
 def _draw(trial: StoredTrial, column: str, drawn: np.ndarray) -> np.ndarray:
     if column in NETWORKS:
         (test, image_of_patch), (reference, _) = map(features, sources(trial, column))
-        distance = bootstrap.kid if column == "kid" else bootstrap.frechet
+        distance = bootstrap.kid if METRICS[column].interval == "kid" else bootstrap.frechet
         return distance(reference, test, image_of_patch, drawn)
     rows = trial.read_images().to_pandas()
     rows = rows[rows["status"] == "ok"].sort_values("image")
-    if column == "bpp":
+    if METRICS[column].interval == "ratio":
         return 8 * bootstrap.mean(rows["bytes"], drawn) / bootstrap.mean(rows["pixels"], drawn)
     return bootstrap.mean(rows[column].astype(float), drawn)
 

@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,11 @@ import numpy as np
 from hfdbench import __version__
 from hfdbench.cards.find import bundled_root
 from hfdbench.codecs.pool import cores
-from hfdbench.metrics.distribution.fid_infinity import fid_infinity
 from hfdbench.metrics.distribution.fingerprint import fid_id, weights_label
 from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
-from hfdbench.metrics.distribution.kid import kid
-from hfdbench.metrics.distribution.precision_recall import precision_recall
 from hfdbench.metrics.image import pixel as distortion
-from hfdbench.metrics.networks.extractors import COLUMNS, Extractor
+from hfdbench.metrics.networks.extractors import Extractor
+from hfdbench.metrics.registry import METRICS, of_network, resolve
 from hfdbench.pipeline.plan import Request, Trial
 from hfdbench.results import store
 
@@ -34,9 +33,6 @@ PACKAGES = (
     "compressai",
     "pillow-heif",
     "pillow-jxl-plugin",
-)
-INCEPTION_COLUMNS = (  # besides fid and fid_id
-    *("fid_label", "fid_patches", "fid_protocol", "kid", "kid_std", "precision", "recall", "fid_infinity"),
 )
 
 
@@ -120,11 +116,6 @@ def _times(rows: list[dict]) -> dict:
     return times
 
 
-def of_network(name: str) -> tuple[str, ...]:
-    """Columns that are computed from a network's features."""
-    return (COLUMNS[name], f"{COLUMNS[name]}_id", *(INCEPTION_COLUMNS if name == "inception" else ()))
-
-
 def _realism(trial: Trial, compared: Compared) -> tuple[dict, str]:
     """What is computed from a network's features, and the reason why some of it is missing."""
     extractor, features, reference = compared.extractor, compared.features, compared.reference
@@ -134,27 +125,24 @@ def _realism(trial: Trial, compared: Compared) -> tuple[dict, str]:
         few = f"{ours.count} patches of 256 x 256 pixels"
         return ({"fid_patches": ours.count}, f"no FID: {few}") if inception else ({}, f"no {extractor.column}: {few}")
     made = fid_id(trial.dataset.protocol, ours.count, extractor.id, trial.dataset.sha256)
-    distance = {extractor.column: frechet_distance(originals, ours), f"{extractor.column}_id": made}
-    if not inception:
-        return distance, ""
-    pair = _array(reference), _array(features)
-    mean, deviation = kid(*pair, seed=0)
-    values, reasons = {}, []
-    try:
-        values |= dict(zip(("precision", "recall"), precision_recall(*pair), strict=True))
-    except ValueError as error:
-        reasons.append(f"no precision: {error}")
-    try:
-        values["fid_infinity"] = fid_infinity(*pair, store.read_table(features, ["image"])["image"].to_numpy())
-    except ValueError as error:
-        reasons.append(f"no FID-infinity: {error}")
-    return distance | values | {
-        "fid_label": weights_label(extractor.sha256),
-        "fid_patches": ours.count,
-        "fid_protocol": trial.dataset.protocol,
-        "kid": mean,
-        "kid_std": deviation,
-    }, "; ".join(reasons)
+    metrics = of_network(extractor.name)
+    values = {metric.identity: made for metric in metrics}
+    if extractor.column:
+        values[extractor.column] = frechet_distance(originals, ours)
+    reasons = []
+    others = [metric for metric in metrics if metric.interval != "frechet"]
+    pair = (_array(reference), _array(features)) if others else ()
+    for compute, group in groupby(others, lambda metric: metric.compute):
+        columns = [metric.column for metric in group]
+        try:
+            image_of_patch = store.read_table(features, ["image"])["image"].to_numpy()
+            values |= dict(zip(columns, resolve(compute)(*pair, image_of_patch), strict=True))
+        except ValueError as error:
+            reasons.append(f"no {METRICS[columns[0]].name}: {error}")
+    if inception:
+        values["fid_label"] = weights_label(extractor.sha256)
+        values |= {"fid_patches": ours.count, "fid_protocol": trial.dataset.protocol}
+    return values, "; ".join(reasons)
 
 
 def _moments(path: Path) -> Moments:

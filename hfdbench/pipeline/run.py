@@ -25,8 +25,9 @@ from hfdbench.datasets.dataset import Dataset, find_data_root
 from hfdbench.errors import ImageError, Unavailable, UsageError
 from hfdbench.metrics.distribution.patches import patches
 from hfdbench.metrics.image.measure import BY_NAME, Measure, Place, open_measure
-from hfdbench.metrics.networks.extractors import ALWAYS, COLUMNS, Extractor, Network, find_extractor, parse_feature
-from hfdbench.pipeline.aggregate import Compared, environment, measured_row, of_network, point_row
+from hfdbench.metrics.networks.extractors import ALWAYS, Extractor, Network, find_extractor, parse_feature
+from hfdbench.metrics.registry import frechet_column, network_columns
+from hfdbench.pipeline.aggregate import Compared, environment, measured_row, point_row
 from hfdbench.pipeline.plan import Request, Trial, make_plan
 from hfdbench.results import store
 
@@ -476,7 +477,7 @@ class _Run:
             for name, its_key in _used(before).items():
                 if name not in used:
                     used[name] = its_key
-                    kept |= {column: stored.get(column) for column in of_network(name)}
+                    kept |= {column: stored.get(column) for column in network_columns(name)}
         absent = [f"{_missing(name)}: {error.reason}" for name, error in self.absent.items() if name not in used]
         row = point_row(trial, self._crops(trial), compared, absent) | kept
         measured = self._measured(trial)
@@ -504,7 +505,7 @@ class _Run:
 
 
 def _missing(name: str) -> str:
-    return "no FID" if name == "inception" else f"no {COLUMNS[name]}"
+    return "no FID" if name == "inception" else f"no {frechet_column(name) or name}"
 
 
 def _asking(name: str) -> str:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from hfdbench.analysis.compare import UNITS, CodecComparison
+from hfdbench.analysis.compare import CodecComparison
 from hfdbench.metrics.registry import METRICS
 from hfdbench.report.tables import render
 from hfdbench.report.text import to_json as dumps
@@ -42,7 +42,7 @@ def to_json(comparison: CodecComparison) -> str:
 
 
 def _gain(row: dict, a: str, b: str) -> str:
-    unit = " ".join(filter(None, (UNITS.get(row["metric"]), METRICS[row["metric"]].name)))
+    unit = " ".join(filter(None, (METRICS[row["metric"]].unit_or_none, METRICS[row["metric"]].name)))
     where = f"  at {row['bpp']:.4f} bpp {a}"
     if row["gain"] == 0:
         return f"{where} equals {b} in {METRICS[row['metric']].name} {_interval(row)}"

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from hfdbench.analysis.curves import ENOUGH_PATCHES, FINGERPRINTED, IDENTITIES
+from hfdbench.analysis.curves import ENOUGH_PATCHES, FINGERPRINTED
 from hfdbench.errors import unknown
-from hfdbench.metrics.registry import METRICS
+from hfdbench.metrics.registry import METRICS, identity
 from hfdbench.report import text
 
 FORMATS = ("table", "json", "csv", "markdown", "latex")
@@ -226,10 +226,10 @@ def _best(points: pd.DataFrame, rate: pd.Series, column: str, texts: list[str]) 
 
     Points that lack images take no part: their values are those of other images.
     """
-    if column not in METRICS or METRICS[column].module == "pipeline":
+    if column not in METRICS or METRICS[column].computed == "pipeline":
         return []
     rows = pd.DataFrame({"value": points[column].astype(float), "codec": points["codec"], "text": texts, "rate": rate})
-    rows["identity"] = points.get(IDENTITIES.get(column), "")
+    rows["identity"] = points.get(identity(column), "")
     rows["place"] = range(len(rows))
     rows = rows[~_incomplete(points)]
     found = []

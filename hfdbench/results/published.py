@@ -8,7 +8,7 @@ where `hfdbench import` and users put theirs.
     variant         which curve of it, when there are several: beta 2.56
     point           which point of the curve: the metrics of one point share it
     dataset         id of our dataset card: kodak, clic
-    protocol        how the metric was taken: `PROTOCOLS` below; another text never meets a figure of ours
+    protocol        how the metric was taken: `published` of its row in metrics.registry; another text never meets a figure of ours
     bpp             rate in bits per pixel, as the source averages it; > 0
     metric          a column of the points table that is a metric: psnr_db, fid
     value           in the unit of that column
@@ -29,7 +29,7 @@ import pandas as pd
 
 from hfdbench.cards.find import bundled_root
 from hfdbench.errors import UsageError, unknown
-from hfdbench.metrics.registry import METRICS
+from hfdbench.metrics.registry import METRICS, PATCHES
 
 TEXT = ("system", "variant", "point", "dataset", "protocol", "metric", "badge", "source", "note")
 NUMBERS = ("bpp", "value", "plus_minus", "bpp_plus_minus")
@@ -37,14 +37,6 @@ COLUMNS = (*TEXT[:5], "bpp", "metric", "value", "plus_minus", "bpp_plus_minus", 
 OPTIONAL = ("variant", "note", "plus_minus", "bpp_plus_minus")  # may be empty
 IDENTITY = ["system", "variant", "point", "dataset", "protocol", "metric"]
 BADGES = ("author-file", "re-run", "digitised")
-# How our own columns are taken. A FID by other weights than the published ones gets another protocol: see `protocol`.
-PROTOCOLS = {
-    "psnr_db": "rgb-mean",  # of 8-bit RGB, mean over images of each image's dB
-    "ms_ssim": "rgb-mean",  # of 8-bit RGB, mean over images, not in dB
-    "lpips": "alex",  # AlexNet, mean over images
-    "dists": "mean",
-}
-FEATURES = ("fid", "kid")  # protocol: fid256 or whole, with the published Inception weights
 
 
 @dataclass(frozen=True)
@@ -163,8 +155,10 @@ def choose(published: pd.DataFrame, systems: Sequence[str]) -> pd.DataFrame:
 
 def protocol(column: str, rows: pd.DataFrame) -> str:
     """How a column of our points was taken, in the words of the published files; "" where nothing can compare."""
-    if column not in FEATURES:
-        return PROTOCOLS.get(column, "")
+    protocol = METRICS[column].published if column in METRICS else ""
+    if protocol != PATCHES:
+        return protocol
+    # A FID by other weights than the published ones has another protocol.
     label = rows["fid_label"].iloc[0]
     cut = str(rows["fid_protocol"].iloc[0])
     return cut if label == "FID" else f"{cut}, {str(label).removeprefix('FID').strip(' ()')}"

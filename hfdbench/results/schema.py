@@ -6,6 +6,8 @@ file; any other difference is refused. results/README.md explains each column.
 
 import pyarrow as pa
 
+from hfdbench.results.columns import POINT_COLUMNS, points_schema
+
 VERSION = 2  # 1: crops/ instead of images/, no record of schema and row count in the file
 
 TYPES = {"int": pa.int64(), "float": pa.float64(), "text": pa.string(), "bool": pa.bool_(), "bytes": pa.binary()}
@@ -51,37 +53,11 @@ QUALITY = _schema("""
     float: value
     text: error
 """)
-POINTS = _schema("""
-    text: codec point dataset kind title
-    int: images failed identical pixels bytes
-    float: bpp bpp_mean psnr_db psnr_pooled_db ms_ssim ms_ssim_db
-    int: ms_ssim_images
-    float: fid
-    text: fid_id fid_label
-    int: fid_patches
-    text: fid_protocol
-    float: kid kid_std precision recall fid_infinity
-    float: fd_mini
-    text: fd_mini_id
-    float: fd_dinov2
-    text: fd_dinov2_id
-    float: fd_clip
-    text: fd_clip_id
-    float: lpips dists ssimulacra2 butteraugli butteraugli_3norm
-    float: encode_s decode_s encode_s_per_mpx decode_s_per_mpx
-    int: network_evaluations
-    text: device
-    int: seed
-    text: status note seal host processor
-""")
+POINTS = points_schema()
 
 # Columns that files of an older version lack.
 ADDED = frozenset(
-    [
-        *("precision", "recall", "fid_infinity", "fd_mini", "fd_mini_id", "fd_dinov2", "fd_dinov2_id"),
-        *("fd_clip", "fd_clip_id", "lpips", "dists", "ssimulacra2", "butteraugli", "butteraugli_3norm"),
-        *("network_evaluations", "error_type", "seal", "host", "processor"),
-    ]
+    [*(column.name for column in POINT_COLUMNS if not column.required), "error_type", "seal", "host", "processor"]
 )
 
 

@@ -82,9 +82,9 @@ def read_perceptual(network: str, weights: Path) -> Perceptual:
     """
     try:
         if network == "inception":
-            from hfdbench.metrics.networks.inception import _network
+            from hfdbench.metrics.networks.inception import read_network
 
-            net = _network(weights)
+            net = read_network(weights)
             stages = [
                 nn.Sequential(net.Conv2d_1a_3x3, net.Conv2d_2a_3x3, net.Conv2d_2b_3x3),
                 nn.Sequential(net.MaxPool_1, net.Conv2d_3b_1x1, net.Conv2d_4a_3x3),

@@ -23,7 +23,7 @@ from hfdbench.errors import Unavailable, UsageError
 from hfdbench.metrics.distribution import fingerprint
 from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
 from hfdbench.metrics.distribution.patches import patches as cut
-from hfdbench.metrics.networks import extractors
+from hfdbench.metrics.networks import weights
 from hfdbench.metrics.networks.extractors import find_extractor, parse_feature
 from hfdbench.metrics.networks.fd_mini import Mini
 from hfdbench.pipeline.plan import Request
@@ -70,7 +70,7 @@ def request_(tmp_path, monkeypatch) -> Request:
 def test_what_is_shipped():
     mini = find_extractor("mini", None, None)
     assert mini.weights.stat().st_size < 5_800_000
-    assert mini.sha256 == extractors.MINI_SHA256
+    assert mini.sha256 == weights.MINI.sha256
     with safe_open(mini.weights, "pt") as file:
         described = file.metadata()
         assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"torch.float16"}  # noqa: SIM118
@@ -80,8 +80,8 @@ def test_what_is_shipped():
 
 def test_altered_weights_are_refused(tmp_path, monkeypatch):
     altered = tmp_path / "altered.safetensors"
-    altered.write_bytes(extractors.MINI.read_bytes()[:-1] + b"\0")
-    monkeypatch.setattr(extractors, "MINI", altered)
+    altered.write_bytes(weights.MINI.path.read_bytes()[:-1] + b"\0")
+    monkeypatch.setattr(weights, "MINI", replace(weights.MINI, path=altered))
     with pytest.raises(UsageError, match=r"altered.*reinstall"):
         find_extractor("mini", None, None)
 

@@ -135,5 +135,5 @@ def test_every_metric_has_an_axis_and_a_direction():
     for column, metric in METRICS.items():
         assert metric.column == column and metric.title
         assert ("(dB)" in metric.title) == column.endswith("_db")
-        higher = metric.module == "distortion" or column in ("precision", "recall", "ssimulacra2")
+        higher = metric.computed == "crop" or column in ("precision", "recall", "ssimulacra2")
         assert metric.direction == ("higher" if higher else "lower")

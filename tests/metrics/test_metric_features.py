@@ -1,5 +1,6 @@
 """Inception features: torch-fidelity's values, whatever the batch, the order and the file format."""
 
+import dataclasses
 import http.server
 import os
 import pickle
@@ -17,7 +18,8 @@ from helpers_metrics import patches, random_weights, theirs
 from hfdbench.cards.schema import Source
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.metrics.distribution import fingerprint
-from hfdbench.metrics.networks import inception as features
+from hfdbench.metrics.networks import inception as inception_module
+from hfdbench.metrics.networks import weights as features
 from hfdbench.metrics.networks.inception import Inception, find_inception
 
 
@@ -113,7 +115,7 @@ def test_id_names_file_rule_and_type(inception, weights):
 def test_only_the_published_weights_are_called_fid(real_weights):
     with open(real_weights, "rb") as stream:
         label = fingerprint.weights_label(sha256(stream.read()).hexdigest())
-    assert label == ("FID" if real_weights.name == features.PUBLISHED_NAME else "FID (refitted Inception)")
+    assert label == ("FID" if real_weights.name == features.INCEPTION.name else "FID (refitted Inception)")
 
 
 # --- bad files
@@ -145,7 +147,7 @@ def _write(kind: str, path: Path, weights: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", "empty", "truncated", "code", "tensor", "other model", "wrong shape", "nan"])
-def test_bad_file_is_a_bad_request_with_its_cure(kind, weights, tmp_path, monkeypatch):
+def test_bad_file_is_a_usage_error_with_its_hint(kind, weights, tmp_path, monkeypatch):
     monkeypatch.setenv("HOSTILE", str(tmp_path / "ran"))
     _write(kind, tmp_path / "bad.pth", weights)
     with pytest.raises(UsageError, match=r"bad\.pth: .*; give weights-inception"):
@@ -156,12 +158,17 @@ def test_bad_file_is_a_bad_request_with_its_cure(kind, weights, tmp_path, monkey
 # --- where the file is looked for
 
 
+def published_at(monkeypatch, url: str, digest: str) -> None:
+    moved = dataclasses.replace(features.INCEPTION, source=Source(url=url, sha256=digest))
+    monkeypatch.setattr(inception_module, "INCEPTION", moved)
+
+
 @pytest.fixture
 def empty_machine(tmp_path, monkeypatch):
     """No variable, an empty cache, and a download that finds nobody listening."""
-    monkeypatch.delenv(features.VARIABLE, raising=False)
+    monkeypatch.delenv(features.INCEPTION.variable, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(features, "PUBLISHED", Source(url="http://127.0.0.1:9/weights.pth", sha256="0" * 64))
+    published_at(monkeypatch, "http://127.0.0.1:9/weights.pth", "0" * 64)
     return tmp_path
 
 
@@ -172,12 +179,12 @@ def _touch(path: Path) -> Path:
 
 
 def test_order_of_places(empty_machine, monkeypatch):
-    cached = _touch(empty_machine / "torch" / "hub" / "checkpoints" / features.PUBLISHED_NAME)
+    cached = _touch(empty_machine / "torch" / "hub" / "checkpoints" / features.INCEPTION.name)
     assert find_inception(None, empty_machine) == cached
     below = _touch(empty_machine / "inception" / "some.pth")
     assert find_inception(None, empty_machine) == below
     named = _touch(empty_machine / "named.pth")
-    monkeypatch.setenv(features.VARIABLE, str(named))
+    monkeypatch.setenv(features.INCEPTION.variable, str(named))
     assert find_inception(None, empty_machine) == named
     given = _touch(empty_machine / "given.pth")
     assert find_inception(given, empty_machine) == given
@@ -189,14 +196,14 @@ def test_cache_is_torch_hub_s(monkeypatch, tmp_path):
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        assert features._cache_folder() == Path(torch.hub.get_dir()) / "checkpoints"
+        assert features.cache_folder() == Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def test_file_asked_for_must_exist(empty_machine, monkeypatch):
     with pytest.raises(UsageError, match=r"--inception .*absent\.pth: no such file"):
         find_inception(empty_machine / "absent.pth", None)
-    monkeypatch.setenv(features.VARIABLE, str(empty_machine / "absent.pth"))
-    with pytest.raises(UsageError, match=features.VARIABLE):
+    monkeypatch.setenv(features.INCEPTION.variable, str(empty_machine / "absent.pth"))
+    with pytest.raises(UsageError, match=features.INCEPTION.variable):
         find_inception(None, None)
 
 
@@ -205,12 +212,12 @@ def test_two_files_are_not_chosen_between_unless_one_is_the_published(empty_mach
         _touch(empty_machine / "inception" / name)
     with pytest.raises(UsageError, match=r"a\.pth, b\.pth"):
         find_inception(None, empty_machine)
-    published = _touch(empty_machine / "inception" / features.PUBLISHED_NAME)
+    published = _touch(empty_machine / "inception" / features.INCEPTION.name)
     assert find_inception(None, empty_machine) == published
 
 
 @pytest.mark.parametrize("allow_download", [False, True])
-def test_missing_everywhere_says_the_cure(empty_machine, allow_download):
+def test_missing_everywhere_gives_a_hint(empty_machine, allow_download):
     with pytest.raises(Unavailable) as caught:
         find_inception(None, empty_machine, allow_download=allow_download)
     assert "--inception" in caught.value.hint and "\n" not in str(caught.value)
@@ -233,7 +240,7 @@ def test_download_is_verified(empty_machine, monkeypatch, intact):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/weights.pth"
-        monkeypatch.setattr(features, "PUBLISHED", Source(url=url, sha256=sha256(content).hexdigest()))
+        published_at(monkeypatch, url, sha256(content).hexdigest())
         try:
             if intact:
                 assert find_inception(None, empty_machine).read_bytes() == content
@@ -243,7 +250,7 @@ def test_download_is_verified(empty_machine, monkeypatch, intact):
         finally:
             server.shutdown()
     cache = empty_machine / "torch" / "hub" / "checkpoints"
-    left = features.PUBLISHED_NAME if intact else f"{features.PUBLISHED_NAME}.failed"
+    left = features.INCEPTION.name if intact else f"{features.INCEPTION.name}.failed"
     assert [path.name for path in cache.iterdir()] == [left]
 
 
@@ -252,7 +259,7 @@ def test_a_failed_download_is_tried_once_a_day(empty_machine, monkeypatch):
 
     def fail(*_: object, **__: object) -> None:
         tries.append(1)
-        raise Unavailable("no network", "mend it")
+        raise Unavailable("no network", "connect it")
 
     monkeypatch.setattr("hfdbench.datasets.fetch.download", fail)
     for _ in range(3):

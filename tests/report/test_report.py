@@ -25,7 +25,7 @@ from hfdbench.cards.find import bundled_root, find_cards
 from hfdbench.cards.schema import CodecCard, FigureCard, read_card
 from hfdbench.cli.app import app
 from hfdbench.errors import Unavailable, UsageError
-from hfdbench.metrics.registry import METRICS
+from hfdbench.metrics.registry import METRICS, small_sample_note
 from hfdbench.report import figures, tables
 from hfdbench.report import labels as layout
 from hfdbench.results import parquet, published, schema
@@ -216,7 +216,7 @@ def test_pdf_embeds_its_fonts_as_type_42_and_bears_no_date(drawn):
 
 def test_caption_says_what_and_by_which_rules(drawn):
     words = (drawn / "rate-fid-kodak.md").read_text(encoding="utf-8")
-    assert words.startswith("**Rate against realism on Kodak.**") and "192 patches: FID biased upwards" in words
+    assert words.startswith("**Rate against realism on Kodak.**") and small_sample_note("fid", 192) in words
 
 
 def test_the_table_as_the_store_keeps_it_gives_the_same_curves(tmp_path):
@@ -227,7 +227,7 @@ def test_the_table_as_the_store_keeps_it_gives_the_same_curves(tmp_path):
     data = figure_data(Results(tmp_path).points(), card(), "kodak")
     assert data.curves == figure_data(table()[table().codec != "webp"], card(), "kodak").curves
     assert data.notes == ("webp: no fid",)
-    assert "192 patches: FID biased upwards, compare only within this figure" in data.facts
+    assert small_sample_note("fid", 192) in data.facts
 
 
 def test_each_dataset_has_its_own_figure(tmp_path):

@@ -15,6 +15,8 @@ Conventions: sha256 in hexadecimal; parts never hold a hyphen.
 import re
 from dataclasses import dataclass
 
+from hfdbench.metrics.registry import METRICS, NETWORKS, frechet_column
+
 # weights-inception-2015-12-05-6726825d.pth of torch-fidelity; pytorch-fid publishes the same file under another name.
 PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 # The same network with two of its 94 convolutions fitted anew: for development, never compared with published FIDs.
@@ -24,13 +26,7 @@ PROTOCOLS = {
     "fid256": "256x256 patches, one grid from (0, 0) and one from (128, 128), incomplete borders dropped",
     "whole": "whole images",
 }
-RULES = {
-    "tf1": "Inception, bilinear resize of TensorFlow 1, without half-pixel centres",
-    "mini": "the small network of hfdbench, no resize",
-    "dinov2": "DINOv2 ViT-B/14, bilinear resize to 224 x 224 of TensorFlow 1, class token",
-    "clip": "CLIP ViT-B/32, bilinear resize to 224 x 224 of TensorFlow 1, image embedding",
-}
-LABELS = {"mini": "fd_mini", "dinov2": "FD-DINOv2", "clip": "FD-CLIP"}  # Inception's depends on the weights
+RULES = {network.rule: network for network in NETWORKS.values()}
 TYPES = {"f32": "float32"}
 PATTERN = re.compile(r"([a-z0-9]+)-(\d+)p-([a-z0-9]+)-([0-9a-f]{12})-([a-z0-9]+)-([0-9a-f]{8})")
 
@@ -48,8 +44,13 @@ class Fingerprint:
 
     @property
     def label(self) -> str:
-        """Name of the metric on an axis. Only the published weights give what others call FID."""
-        return LABELS.get(self.rule) or weights_label(self.weights)
+        """Name of the metric on an axis. Of Inception, only the published weights give what others call FID."""
+        network = RULES.get(self.rule)
+        if network is None:
+            return f"Fréchet distance ({self.rule})"
+        if network.name == "inception":
+            return weights_label(self.weights)
+        return METRICS[frechet_column(network.name)].name
 
 
 def extractor_id(rule: str, weights_sha256: str, dtype: str = "f32") -> str:
@@ -86,9 +87,10 @@ def parse(fid_id: str) -> Fingerprint:
 def explain(fid_id: str) -> str:
     """An id in words, one line. Raises ValueError for a text that is none."""
     parts = parse(fid_id)
+    rule = RULES[parts.rule].description if parts.rule in RULES else parts.rule
     return (
         f"{parts.label}: {parts.patches} patches ({PROTOCOLS.get(parts.protocol, parts.protocol)}); "
-        f"{RULES.get(parts.rule, parts.rule)}; weights {parts.weights}; "
+        f"{rule}; weights {parts.weights}; "
         f"{TYPES.get(parts.dtype, parts.dtype)}; reference {parts.reference}"
     )
 

@@ -39,6 +39,11 @@ def kid(
     return float(np.mean(values)), float(np.std(values))
 
 
+def of_features(reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray) -> tuple[float, float | None]:
+    """KID and its deviation, seed 0, as the registry asks for them."""
+    return kid(reference, test, seed=0)
+
+
 def _members(count: int, subsets: list[np.ndarray]) -> np.ndarray:
     """Membership, count x subsets: 1 where an index belongs to a subset."""
     members = np.zeros((count, len(subsets)))

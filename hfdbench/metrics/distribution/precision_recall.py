@@ -29,6 +29,11 @@ def precision_recall(reference: np.ndarray, test: np.ndarray, neighbours: int = 
     return _share_within(test, reference, neighbours), _share_within(reference, test, neighbours)
 
 
+def of_features(reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray) -> tuple[float, float]:
+    """Precision and recall, as the registry asks for them."""
+    return precision_recall(reference, test)
+
+
 def _share_within(points: np.ndarray, manifold: np.ndarray, neighbours: int) -> float:
     # The point itself is the nearest to it: hence one neighbour more. Squares order as distances do.
     reach = np.concatenate(

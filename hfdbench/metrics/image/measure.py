@@ -4,15 +4,14 @@ Conventions: images are uint8, H x W x 3, of one shape; a value is None where th
 small). `identity` tells apart values that may not be compared: versions, and the sha256 of weights or program.
 """
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
 
 from hfdbench.errors import unknown
+from hfdbench.metrics.registry import on_request, resolve
 
 
 class Measure(Protocol):
@@ -38,19 +37,11 @@ class Place:
     allow_download: bool = True
 
 
-BY_NAME = MappingProxyType(
-    {
-        "lpips": "perceptual:Lpips",
-        "dists": "perceptual:Dists",
-        "ssimulacra2": "libjxl:Ssimulacra2",
-        "butteraugli": "libjxl:Butteraugli",
-    }
-)
+BY_NAME = on_request()
 
 
 def open_measure(name: str, place: Place) -> Measure:
     """Build one. Raises UsageError for an unknown name or a wrong file, Unavailable when something it needs is not here."""
     if name not in BY_NAME:
         raise unknown("metric", name, BY_NAME)
-    module, _, kind = BY_NAME[name].partition(":")
-    return getattr(importlib.import_module(f".{module}", __package__), kind)(place)
+    return resolve(BY_NAME[name][0].compute)(place)

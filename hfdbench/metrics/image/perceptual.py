@@ -24,7 +24,8 @@ import numpy as np
 from hfdbench.cards.schema import Source
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.metrics.image.measure import Place
-from hfdbench.metrics.networks.inception import TIMEOUT_S, full_precision
+from hfdbench.metrics.networks.batching import full_precision
+from hfdbench.metrics.networks.weights import TIMEOUT_S
 
 EXTRA = "pip install 'hfdbench[perceptual]'"
 

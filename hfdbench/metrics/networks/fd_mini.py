@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hfdbench.metrics.networks.inception import batches, full_precision
+from hfdbench.metrics.networks.batching import batches, full_precision
 
 CELL = 4  # pixels a side that become one position
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from hfdbench.errors import UsageError
-from hfdbench.metrics.networks.inception import batches, full_precision, read_state, resizer
+from hfdbench.metrics.networks.batching import Resizer, batches, full_precision
+from hfdbench.metrics.networks.weights import read_state
 
 SIDE = 224  # pixels: input of the networks
 CELL = 14  # pixels a side of a token
@@ -30,7 +31,6 @@ class DINOv2:
     dimensions = 768
 
     def __init__(self, weights: Path, device: str = "cpu", batch: int = 16):
-        import torch
 
         self.batch, self.device = batch, device
         hint = "give dinov2_vitb14_pretrain.pth with --feature dinov2=FILE"
@@ -46,7 +46,7 @@ class DINOv2:
             raise UsageError(f"{weights}: not the weights of DINOv2 ViT-B/14 ({wrong[0]}); {hint}")
         self._state = {name: value.float().to(device) for name, value in state.items()}
         self._place = self._places().to(device)
-        self._resizers: dict[int, torch.Tensor] = {}
+        self._to_side = Resizer(SIDE, device)
 
     def features(self, patches: Iterable[np.ndarray]) -> np.ndarray:
         """Features of patches, float32, N x 768; holds one batch of patches. Raises ValueError for unequal patches."""
@@ -62,10 +62,7 @@ class DINOv2:
     def _resize(self, pixels):
         import torch
 
-        for side in pixels.shape[2:]:
-            if side not in self._resizers:
-                self._resizers[side] = resizer(side, SIDE).to(self.device)
-        pixels = self._resizers[pixels.shape[2]] @ (pixels @ self._resizers[pixels.shape[3]].T)
+        pixels = self._to_side(pixels)
         mean, deviation = (torch.tensor(x, device=self.device)[:, None, None] for x in (MEAN, DEVIATION))
         return (pixels - mean) / deviation
 

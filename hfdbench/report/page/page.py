@@ -9,7 +9,6 @@ import base64
 import html
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ from hfdbench import __version__
 from hfdbench.analysis import decoded as pictures
 from hfdbench.analysis import intervals as uncertainty
 from hfdbench.analysis.curves import ENOUGH_PATCHES, IDENTITIES, stored_intervals
-from hfdbench.cards.find import bundled_root, find_cards
+from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard
 from hfdbench.datasets.dataset import open_dataset
 from hfdbench.errors import Unavailable, UsageError
@@ -35,6 +34,7 @@ from hfdbench.metrics.distribution.patches import PATCH
 from hfdbench.metrics.registry import METRICS
 from hfdbench.report.figures import Ink, inks
 from hfdbench.report.tables import POINT_COLUMNS
+from hfdbench.results.columns import POINT_COLUMNS as POINTS_COLUMNS
 from hfdbench.results.parquet import read_table
 from hfdbench.results.stored import Results, StoredTrial
 
@@ -276,8 +276,8 @@ def _figure(card: FigureCard) -> dict:
 
 
 def _metrics(table: pd.DataFrame) -> dict:
-    """Every numeric column: what it is (results/README.md), how its axis is titled, what it is checked against."""
-    meanings = _meanings()
+    """Every numeric column: what it is, how its axis is titled, what it is checked against."""
+    described = {column.name: column for column in POINTS_COLUMNS}
     columns = [c for c in table.columns if c != "seed" and table[c].map(_is_number).any()]
     document = {}
     for column in columns:
@@ -288,23 +288,12 @@ def _metrics(table: pd.DataFrame) -> dict:
             "direction": own.direction if own else None,
             "reference": own.reference if own else None,
             "year": own.year if own else None,
-            "module": own.module if own else None,
+            "module": own.module.removeprefix("hfdbench.") if own else None,
             "top": own.range[1] if own and own.direction == "higher" else None,
-            **meanings.get(column, {"unit": "", "meaning": ""}),
+            "unit": described[column].unit if column in described else "",
+            "meaning": described[column].meaning.replace("`", "") if column in described else "",
         }
     return document
-
-
-def _meanings() -> dict[str, dict[str, str]]:
-    """Unit and meaning of every column, as results/README.md tables them."""
-    found = {}
-    text = (bundled_root() / "results" / "README.md").read_text(encoding="utf-8")
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.strip("| ").split("|")]
-        if line.startswith("| `") and len(cells) >= 3:
-            for column in re.findall(r"`(\w+)`", cells[0]):
-                found.setdefault(column, {"unit": cells[1], "meaning": cells[-1].replace("`", "")})
-    return found
 
 
 # ---- pictures and what needs them
