@@ -7,7 +7,7 @@ the groups before it and a hyperprior as context. The parts are CompressAI's. Tw
 trains on CPUs, and gain units (Cui et al. 2021, "Asymmetric Gained Deep Image Compression", arXiv:2003.02012): a vector per
 rate scales the latents before rounding and another scales them back, so that one network serves every rate.
 
-Entropy coding is exact (see exact.py): a stream decodes to the same latents for any batch size, thread count or machine.
+Entropy coding is exact (see fixed_point.py): a stream decodes to the same latents for any batch size, thread count or machine.
 
 Conventions: images are float32, N x 3 x H x W in [0, 1], H and W multiples of 64; `rate` is a long tensor of N indices.
 """
@@ -25,7 +25,7 @@ from compressai.models.utils import conv, deconv
 from compressai.ops import LowerBound, quantize_ste
 from torch import Tensor, nn
 
-from hfdbench.hfd import fixed_point as exact
+from hfdbench.hfd import fixed_point
 
 STRIDE = 64  # latents at 1/16, hyper-latents at 1/64 of the resolution
 SCALES = 64  # entries of the table of Gaussian scales
@@ -34,9 +34,13 @@ SCALE_MIN, SCALE_MAX = 0.11, 128.0
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """widths: channels after each strided convolution; groups: latent channels coded together; lambdas: one per rate."""
+    """architecture: "elic" (this module) or "lapped" (lapped.py); widths: channels after each strided convolution, or at 1/8 and
+    1/16 of the resolution; blocks: residual blocks at each of these, "lapped" only; groups: latent channels coded together;
+    lambdas: one per rate."""
 
+    architecture: str = "elic"
     widths: tuple[int, ...] = (48, 96, 128)
+    blocks: tuple[int, ...] = ()
     groups: tuple[int, ...] = (8, 8, 16, 32, 96)
     hyper: int = 96
     context: int = 96
@@ -63,10 +67,28 @@ def checkerboard(like: Tensor) -> Tensor:
     return ((row + column) % 2 == 0)[None, None]
 
 
+def build(config: AutoencoderConfig) -> "Autoencoder":
+    """A new model of the config's architecture. Raises ValueError for an unknown one."""
+    from hfdbench.hfd.lapped import LappedAutoencoder  # which extends this module's class
+
+    kinds = {"elic": Autoencoder, "lapped": LappedAutoencoder}
+    if config.architecture not in kinds:
+        raise ValueError(f'architecture "{config.architecture}" is unknown; use {" or ".join(kinds)}')
+    return kinds[config.architecture](config)
+
+
 class Autoencoder(nn.Module):
+    """The model of architecture "elic"; `margin`: pixels that its transforms see beyond a tile, a multiple of 16."""
+
+    margin = 80  # analysis reaches 72 pixels, synthesis as far
+
     def __init__(self, config: AutoencoderConfig = AutoencoderConfig()):
         super().__init__()
         self.config = config
+        self._build()
+
+    def _build(self) -> None:
+        config = self.config
         a, b, c = config.widths
         m, h, context = config.latents, config.hyper, config.context
 
@@ -113,6 +135,9 @@ class Autoencoder(nn.Module):
         self.gaussian = GaussianConditional(None, scale_bound=SCALE_MIN)
         self.scale_bound = LowerBound(math.log(SCALE_MIN))
 
+    def calibrate(self, image: Tensor) -> None:
+        """Fit what can be fitted without gradients to images, N x 3 x H x W in [0, 1], before training."""
+
     # Training: rates are estimated, rounding passes gradients straight through.
 
     def forward(self, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,7 +149,7 @@ class Autoencoder(nn.Module):
         """Rounded latents (N x latents x H/16 x W/16) and estimated bits per image (N), without coding."""
         y = self.analyse(image, rate).float()
         with torch.autocast(image.device.type, enabled=False):
-            z = self.hyper_analysis(y) * self.log_hyper_gain[rate].exp()[:, :, None, None]
+            z = self.hyper_latents(y, rate)
             _, z_likelihood = self.bottleneck(z)
             medians = self.bottleneck._get_medians().detach()[None, :, :]
             z_hat = quantize_ste(z - medians.reshape(1, -1, 1, 1)) + medians.reshape(1, -1, 1, 1)
@@ -143,10 +168,14 @@ class Autoencoder(nn.Module):
                 log_scale = torch.where(anchors, log_scale_a, log_scale_n)
                 coded.append(quantize_ste(y_k - mean) + mean)
                 # Training needs a smooth rate: noise for rounding (Balle et al. 2017, arXiv:1611.01704).
-                said = y_k + torch.empty_like(y_k).uniform_(-0.5, 0.5) if self.training else coded[-1]
-                likelihood = gaussian_likelihood(said - mean, self.scale_bound(log_scale))
+                noisy = y_k + torch.empty_like(y_k).uniform_(-0.5, 0.5) if self.training else coded[-1]
+                likelihood = gaussian_likelihood(noisy - mean, self.scale_bound(log_scale))
                 bits = bits - likelihood.log2().sum((1, 2, 3))
         return torch.cat(coded, 1), bits
+
+    def hyper_latents(self, y: Tensor, rate: Tensor) -> Tensor:
+        """Before rounding, N x hyper x H/64 x W/64, of scaled latents."""
+        return self.hyper_analysis(y) * self.log_hyper_gain[rate].exp()[:, :, None, None]
 
     def analyse(self, image: Tensor, rate: Tensor) -> Tensor:
         """Scaled latents, N x latents x H/16 x W/16, before rounding."""
@@ -172,20 +201,20 @@ class Autoencoder(nn.Module):
     @torch.inference_mode()
     def compress(self, y: Tensor, rate: int) -> bytes:
         """One rANS stream (hyper-latents, then latents) of scaled latents `y`: 1 x latents x H/16 x W/16, H, W multiples of 64."""
-        z = self.hyper_analysis(y) * self.log_hyper_gain[rate].exp()[None, :, None, None]
-        medians = exact.to_grid(self.bottleneck._get_medians().reshape(1, -1, 1, 1))
+        z = self.hyper_latents(y, torch.tensor([rate]))
+        medians = fixed_point.to_grid(self.bottleneck._get_medians().reshape(1, -1, 1, 1))
         symbols = (z.double() - medians).round().int()
         encoder = BufferedRansEncoder()
         self._push(encoder, symbols, self._bottleneck_index(symbols.shape), self._bottleneck_table)
-        hyper = self._hyper(symbols, rate)
+        contexts = self._contexts(symbols, rate)
         y = y.double()
 
-        def code(part: slice, mask: Tensor, said: Parameters) -> Tensor:
-            symbols = (y[:, part] - said.mean).round().clamp(-(2**15), 2**15)
-            self._push(encoder, symbols[mask].int(), said.index[mask], self._gaussian_table)
+        def code(part: slice, mask: Tensor, parameters: Parameters) -> Tensor:
+            symbols = (y[:, part] - parameters.mean).round().clamp(-(2**15), 2**15)
+            self._push(encoder, symbols[mask].int(), parameters.index[mask], self._gaussian_table)
             return symbols
 
-        self._code_groups(hyper, code)
+        self._code_groups(contexts, rate, code)
         return encoder.flush()
 
     @torch.inference_mode()
@@ -195,14 +224,14 @@ class Autoencoder(nn.Module):
         decoder.set_stream(stream)
         z_shape = (1, self.config.hyper, shape[0] // 4, shape[1] // 4)
         symbols = self._pull(decoder, self._bottleneck_index(z_shape), self._bottleneck_table).reshape(z_shape)
-        hyper = self._hyper(symbols, rate)
+        contexts = self._contexts(symbols, rate)
 
-        def code(part: slice, mask: Tensor, said: Parameters) -> Tensor:
-            symbols = torch.zeros_like(said.mean)
-            symbols[mask] = self._pull(decoder, said.index[mask], self._gaussian_table).double()
+        def code(part: slice, mask: Tensor, parameters: Parameters) -> Tensor:
+            symbols = torch.zeros_like(parameters.mean)
+            symbols[mask] = self._pull(decoder, parameters.index[mask], self._gaussian_table).double()
             return symbols
 
-        return self._code_groups(hyper, code)
+        return self._code_groups(contexts, rate, code)
 
     def hyper_bytes(self, stream: bytes, shape: tuple[int, int]) -> int:
         """Bytes that the hyper-latents of a stream take when they are coded alone; shape is (H/16, W/16)."""
@@ -212,36 +241,38 @@ class Autoencoder(nn.Module):
         self._push(encoder, self._pull(decoder, index, self._bottleneck_table), index, self._bottleneck_table)
         return len(encoder.flush())
 
-    def _code_groups(self, hyper: Tensor, code) -> Tensor:
+    def _contexts(self, symbols: Tensor, rate: int) -> Tensor:
+        """What the hyper-latents say of the latents, exactly."""
+        return fixed_point.run(self.hyper_synthesis, self._hyper_values(symbols, rate))
+
+    def _code_groups(self, hyper: Tensor, rate: int, code) -> Tensor:
         """Walk groups and checkerboard passes in coding order; `code` turns parameters into symbols. Returns y_hat."""
         anchors = checkerboard(hyper)
         coded: list[Tensor] = []
         start = 0
         for k, group in enumerate(self.config.groups):
             part = slice(start, start + group)
-            context = [hyper, exact.run(self.channel_context[k], torch.cat(coded, 1))] if k else [hyper]
+            context = [hyper, fixed_point.run(self.channel_context[k], torch.cat(coded, 1))] if k else [hyper]
             spatial = torch.zeros(1, self.config.context, *hyper.shape[2:], dtype=torch.float64)
             y_hat = torch.zeros(1, group, *hyper.shape[2:], dtype=torch.float64)
             for mask in (anchors, ~anchors):
-                said = self._predict(k, torch.cat([spatial * ~anchors, *context], 1))
+                parameters = self._predict(k, torch.cat([spatial * ~anchors, *context], 1))
                 mask = mask.expand_as(y_hat)
-                y_hat = torch.where(mask, exact.to_grid(code(part, mask, said) + said.mean), y_hat)
+                y_hat = torch.where(mask, fixed_point.to_grid(code(part, mask, parameters) + parameters.mean), y_hat)
                 if mask[0, 0, 0, 0]:
-                    spatial = exact.run(self.spatial_context[k], y_hat)
+                    spatial = fixed_point.run(self.spatial_context[k], y_hat)
             coded.append(y_hat)
             start += group
         return torch.cat(coded, 1).float()
 
-    def _hyper(self, symbols: Tensor, rate: int) -> Tensor:
-        medians = exact.to_grid(self.bottleneck._get_medians().reshape(1, -1, 1, 1))
-        gain = exact.to_grid(self.log_hyper_inverse_gain[rate].exp())[None, :, None, None]
-        return exact.run(self.hyper_synthesis, exact.to_grid((symbols + medians) * gain))
+    def _hyper_values(self, symbols: Tensor, rate: int) -> Tensor:
+        medians = fixed_point.to_grid(self.bottleneck._get_medians().reshape(1, -1, 1, 1))
+        gain = fixed_point.to_grid(self.log_hyper_inverse_gain[rate].exp())[None, :, None, None]
+        return fixed_point.to_grid((symbols + medians) * gain)
 
     def _predict(self, k: int, context: Tensor) -> Parameters:
-        mean, log_scale = exact.run(self.entropy_parameters[k], context).chunk(2, 1)
-        low, high = math.log(SCALE_MIN), math.log(SCALE_MAX)
-        index = ((log_scale - low) * ((SCALES - 1) / (high - low))).round().clamp(0, SCALES - 1)
-        return Parameters(mean, index.int())
+        mean, log_scale = fixed_point.run(self.entropy_parameters[k], context).chunk(2, 1)
+        return Parameters(mean, scale_index(log_scale))
 
     def _bottleneck_index(self, shape) -> Tensor:
         return torch.arange(shape[1], dtype=torch.int32)[None, :, None, None].expand(shape)
@@ -282,6 +313,12 @@ def gaussian_likelihood(residual: Tensor, log_scale: Tensor) -> Tensor:
     upper = torch.special.ndtr((0.5 - residual) / scale)
     lower = torch.special.ndtr((-0.5 - residual) / scale)
     return (upper - lower).clamp_min(1e-9)
+
+
+def scale_index(log_scale: Tensor) -> Tensor:
+    """Index of the nearest entry of the table of Gaussian scales."""
+    low, high = math.log(SCALE_MIN), math.log(SCALE_MAX)
+    return ((log_scale - low) * ((SCALES - 1) / (high - low))).round().clamp(0, SCALES - 1).int()
 
 
 def _table(model) -> tuple[list, list, list]:

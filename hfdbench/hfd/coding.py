@@ -21,7 +21,6 @@ from hfdbench.hfd.autoencoder import STRIDE, Autoencoder
 
 SLICE = 1024  # pixels a side, a multiple of 64; part of the format
 TILE = 768  # pixels a side, a multiple of 16; changes memory and speed, nothing else
-MARGIN = 80  # pixels, a multiple of 16: analysis reaches 72, synthesis as far
 LATENT = 16  # pixels per latent
 LENGTH = struct.Struct(">I")
 
@@ -40,12 +39,12 @@ def padded(length: int) -> int:
     return length + -length % STRIDE
 
 
-def windows(height: int, width: int) -> Iterator[tuple[Box, Box, tuple[slice, slice]]]:
+def windows(height: int, width: int, margin: int) -> Iterator[tuple[Box, Box, tuple[slice, slice]]]:
     """Of every tile of the transforms: its box, the box of its window, and the tile's latents within the window's."""
     height, width = padded(height), padded(width)
     for box in boxes(height, width, TILE):
-        top, left = max(box[0] - MARGIN, 0), max(box[2] - MARGIN, 0)
-        window = top, min(box[1] + MARGIN, height), left, min(box[3] + MARGIN, width)
+        top, left = max(box[0] - margin, 0), max(box[2] - margin, 0)
+        window = top, min(box[1] + margin, height), left, min(box[3] + margin, width)
         yield box, window, latents_of((box[0] - top, box[1] - top, box[2] - left, box[3] - left))
 
 
@@ -60,7 +59,7 @@ def encode(image: np.ndarray, rate: int, transforms: Autoencoder, coder: Autoenc
     device = transforms.log_gain.device
     height, width = image.shape[:2]
     y = torch.empty(1, coder.config.latents, padded(height) // LATENT, padded(width) // LATENT)
-    for tile, window, inner in windows(height, width):
+    for tile, window, inner in windows(height, width, coder.margin):
         # Beyond its end the picture repeats its last row and column; the rate still counts the original pixels.
         rows, columns = np.arange(*window[:2]).clip(max=height - 1), np.arange(*window[2:]).clip(max=width - 1)
         x = torch.from_numpy(image[rows[:, None], columns]).to(device).permute(2, 0, 1)[None].float() / 255
@@ -82,7 +81,7 @@ def decode(
         shape = rows.stop - rows.start, columns.stop - columns.start
         y_hat[..., rows, columns] = coder.decompress(part, shape, rate)
     x_hat = np.empty((height, width, 3), np.uint8)
-    for (top, bottom, left, right), window, inner in windows(height, width):
+    for (top, bottom, left, right), window, inner in windows(height, width, coder.margin):
         seen = y_hat[..., *latents_of(window)].to(device)
         x = transforms.synthesise(seen, torch.tensor([rate], device=device))
         x = x[..., *(slice(side.start * LATENT, side.stop * LATENT) for side in inner)]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from hfdbench.hfd.autoencoder import Autoencoder, AutoencoderConfig
+from hfdbench.hfd.autoencoder import AutoencoderConfig, build
 from hfdbench.hfd.decoder import Decoder, Sampling
 from hfdbench.hfd.network import NetworkConfig
 
@@ -30,7 +30,7 @@ class Model:
 
 
 def read_autoencoder(path: Path) -> Model:
-    return _read(path, lambda config: Autoencoder(configured(AutoencoderConfig, config)))
+    return _read(path, lambda config: build(configured(AutoencoderConfig, config)))
 
 
 def read_decoder(path: Path) -> Model:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning_fabric import Fabric
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -29,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from hfdbench.files.atomic import replacing, write_text
-from hfdbench.hfd.autoencoder import STRIDE, Autoencoder, AutoencoderConfig
+from hfdbench.hfd.autoencoder import STRIDE, Autoencoder, AutoencoderConfig, build
 from hfdbench.hfd.decoder import Decoder, Sampling
 from hfdbench.hfd.network import NetworkConfig
 from hfdbench.hfd.sampling import Schedule
@@ -48,7 +49,8 @@ class Recipe:
     """objective: "autoencoder" for stage 1, else one of objectives.py; base, points: codec card that stage 2 decodes, and those of
     its points that the decoder's rates are, all when empty; held_out: one photograph in so many is kept out of the training
     (photos.held_out says which), 0 for none; batch: crops over all devices; crop: pixels;
-    learning_rate: peak, reached after `warmup` steps, then cosine to 1/50 of it; ema: decay of the averaged weights, which
+    learning_rate: peak, reached after `warmup` steps; schedule: "cosine" to 1/50 of it, or "wsd", which stays at the peak until
+    its last `decay` share of the steps falls linearly to 1/50; ema: decay of the averaged weights, which
     are what is kept; clip: largest norm of the gradient; bf16: run the networks in bfloat16 where the device has kernels
     for it; model: options of the network."""
 
@@ -62,6 +64,11 @@ class Recipe:
     clip: float = 1.0
     bf16: bool = True
     seed: int = 0
+    schedule: str = "cosine"
+    decay: float = 0.15
+    smooth: float = 0.0  # share of crops that are synthetic smooth fields, stage 1 only
+    smallest_scale: float = 1.0  # of photographs, drawn anew for each crop, stage 1 only
+    block_means: float = 0.0  # weight of the error of means of blocks of 8, 16, 32 pixels beside MSE, stage 1 only
     model: dict = field(default_factory=dict)
     pair_side: int = 384  # pixels of the parts of photographs that are coded, stage 2 only
     border: int = 64  # pixels around them that are coded with them and dropped, stage 2 only
@@ -98,6 +105,10 @@ class Recipe:
                 raise ValueError(f'{path}: unknown key "{key}" in [model]; it knows {", ".join(sorted(options))}')
         if recipe.stored not in ("float16", "int8"):
             raise ValueError(f'{path}: stored "{recipe.stored}" is unknown; use float16 or int8')
+        if recipe.schedule not in ("cosine", "wsd"):
+            raise ValueError(f'{path}: schedule "{recipe.schedule}" is unknown; use cosine or wsd')
+        if not 0 < recipe.smallest_scale <= 1 or not 0 <= recipe.smooth <= 1 or not 0 <= recipe.decay <= 1:
+            raise ValueError(f"{path}: smallest_scale, smooth and decay are shares of 1")
         multiple = STRIDE if stage_1 else pairs.GRID
         if recipe.crop % multiple:
             raise ValueError(f"{path}: crop {recipe.crop} is not a multiple of {multiple}")
@@ -123,15 +134,25 @@ class AutoencoderTask:
         self.recipe, self.data = recipe, data
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.modules = {"model": Autoencoder(configured(AutoencoderConfig, recipe.model))}
+            self.modules = {"model": build(configured(AutoencoderConfig, recipe.model))}
         if init:
             load_into(self.modules["model"], init)
+        else:
+            pixels, _ = photos.crops(self.data.images, 64, recipe.crop, np.random.default_rng((recipe.seed, 2**41)))
+            self.modules["model"].calibrate(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
         self.model = self.modules["model"]
         # Their loss stands outside the forward pass and is the same in every process: there is nothing to average.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, ["bottleneck.quantiles"])
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        pixels, _ = photos.crops(self.data.images, count, self.recipe.crop, rng)
+        recipe = self.recipe
+        smooth = int(rng.binomial(count, recipe.smooth)) if recipe.smooth else 0
+        if recipe.smallest_scale < 1:
+            pixels = photos.scaled_crops(self.data.images, count - smooth, recipe.crop, recipe.smallest_scale, rng)
+        else:
+            pixels, _ = photos.crops(self.data.images, count - smooth, recipe.crop, rng)
+        if smooth:
+            pixels = np.concatenate([photos.smooth_fields(smooth, recipe.crop, rng), pixels])
         rates = len(self.model.config.lambdas)
         rate = torch.from_numpy(rng.permutation((np.arange(count) + rng.integers(rates)) % rates))
         return torch.from_numpy(pixels).permute(0, 3, 1, 2), rate
@@ -142,9 +163,9 @@ class AutoencoderTask:
 
     def passes(self, modules: dict[str, nn.Module], fabric: Fabric) -> Iterator[tuple[str, Loss]]:
         def loss(batch):
-            loss, bpp, mse = rate_distortion(modules["model"], *batch)
-            said = {"rd": loss.detach(), "bpp": bpp.mean(), "psnr_db": (-10 * mse.log10()).mean()}
-            return loss + self.model.bottleneck.loss(), said  # the second term fits the quantiles of the hyper-latents
+            loss, bpp, mse = rate_distortion(modules["model"], *batch, self.recipe.block_means)
+            shown = {"rd": loss.detach(), "bpp": bpp.mean(), "psnr_db": (-10 * mse.log10()).mean()}
+            return loss + self.model.bottleneck.loss(), shown  # the second term fits the quantiles of the hyper-latents
 
         yield "model", loss
 
@@ -157,17 +178,26 @@ class AutoencoderTask:
         self.model.freeze_tables()
 
 
-def rate_distortion(model: nn.Module, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rate_distortion(
+    model: nn.Module, image: Tensor, rate: Tensor, block_means: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Rate-distortion loss (scalar), bits per pixel and MSE per image (N each).
 
-    Loss of an image: (bpp + lambda * 255^2 * MSE) * (lambda_mid / lambda)^0.25; the last factor balances the rates (ours).
+    Loss of an image: (bpp + lambda * 255^2 * D) * (lambda_mid / lambda)^0.25; the last factor balances the rates (ours). D is the
+    MSE plus `block_means` times the sum of the mean squared errors of means of blocks of 8, 16 and 32 pixels: errors of whole
+    areas are seen before errors of texture.
     """
     reconstruction, bits = model(image, rate)
-    mse = (reconstruction - image).square().mean((1, 2, 3))
+    error = reconstruction - image
+    mse = error.square().mean((1, 2, 3))
+    distortion = mse
+    for _ in range(3 if block_means else 0):
+        error = F.avg_pool2d(error, 2 if error.shape[3] < image.shape[3] else 8)
+        distortion = distortion + block_means * error.square().mean((1, 2, 3))
     bpp = bits / (image.shape[2] * image.shape[3])
     lambdas = torch.tensor(model.config.lambdas, device=image.device)
     balance = (lambdas.median() / lambdas[rate]) ** 0.25
-    return ((bpp + lambdas[rate] * 255**2 * mse) * balance).mean(), bpp.detach(), mse.detach()
+    return ((bpp + lambdas[rate] * 255**2 * distortion) * balance).mean(), bpp.detach(), mse.detach()
 
 
 class DecoderTask:
@@ -277,7 +307,7 @@ def train(
         # The quantiles of the entropy bottleneck have a loss of their own: they have no say in clipping.
         trained[name] = [p for n, p in module.named_parameters() if not n.endswith("quantiles")]
     average = {k: v.detach().clone() for k, v in task.model.state_dict().items()}
-    identity = json.dumps({"recipe": asdict(recipe), "data": task.data.sha256}, sort_keys=True)
+    identity = identify(recipe, task.data)
     start, checkpoint = 0, out / "checkpoint.pt"
     if checkpoint.exists():
         saved = read_checkpoint(checkpoint, identity, fabric.device)
@@ -318,6 +348,9 @@ def train(
         shown = task.batch(*task.draw(6, np.random.default_rng((recipe.seed, 2**40))))
         upcoming = loader.submit(draw, start)
         for step in range(start, recipe.steps):
+            if recipe.schedule == "wsd" and step == recipe.steps - decay_steps(recipe) and fabric.is_global_zero:
+                # What a later, longer training starts from.
+                export(task, out / "before-decay.safetensors", average)
             drawn, noise_seed = upcoming.result()
             upcoming = loader.submit(draw, step + 1)  # while this step is computed
             torch.manual_seed(noise_seed)  # of the batch and inside the loss; the generators are restored afterwards
@@ -394,10 +427,12 @@ def make_fabric(device: str, devices: int, bf16: bool) -> Fabric:
 
 
 def parameter_groups(module: nn.Module) -> list[dict]:
-    """Gains and quantiles of the autoencoder have far to go and little to upset: ten times the pace."""
-    paces: dict[int, list] = {1: [], 10: []}
+    """Gains, scales and quantiles of the autoencoder have far to go and little to upset: ten times the pace. Bases start as a
+    transform, whose small numbers a full pace would blur: a fortieth."""
+    paces: dict[float, list] = {1: [], 10: [], 0.025: []}
     for name, parameter in module.named_parameters():
-        paces[10 if name.endswith(("quantiles", "gain")) else 1].append(parameter)
+        pace = 10 if name.endswith(("quantiles", "gain", "log_scale")) else 0.025 if name.endswith("basis") else 1
+        paces[pace].append(parameter)
     return [{"params": parameters, "pace": pace} for pace, parameters in paces.items() if parameters]
 
 
@@ -413,7 +448,7 @@ def read_checkpoint(path: Path, identity: str, device) -> dict:
     return saved
 
 
-def export(task: AutoencoderTask | DecoderTask, path: Path) -> None:
+def export(task: AutoencoderTask | DecoderTask, path: Path, state: dict[str, Tensor] | None = None) -> None:
     """Write the weights with everything needed to name them: config, recipe, data hash, steps, in the metadata."""
     metadata = {
         "config": json.dumps(asdict(task.model.config)),
@@ -426,17 +461,32 @@ def export(task: AutoencoderTask | DecoderTask, path: Path) -> None:
     }
     if isinstance(task, DecoderTask):
         metadata |= {"base": task.base.name, "points": json.dumps(task.base.points)}
-    tensors = pack(task.model.state_dict(), task.recipe.stored)
+    tensors = pack(state or task.model.state_dict(), task.recipe.stored)
     with replacing(path, SafetensorError) as temporary:
         save_file(tensors, temporary, metadata)
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine from the peak to a fiftieth of it."""
+    """Linear warm-up, then the recipe's schedule from the peak to a fiftieth of it."""
     if step < recipe.warmup:
         return recipe.learning_rate * (step + 1) / recipe.warmup
+    if recipe.schedule == "wsd":
+        left = (recipe.steps - step) / max(1, decay_steps(recipe))
+        return recipe.learning_rate * (0.02 + 0.98 * min(1, left))
     progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
     return recipe.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def decay_steps(recipe: Recipe) -> int:
+    return round(recipe.decay * recipe.steps)
+
+
+def identify(recipe: Recipe, data: photos.Photos) -> str:
+    """What a checkpoint must have been made by. A training at a constant rate may be made longer, or decay earlier."""
+    options = asdict(recipe)
+    if recipe.schedule == "wsd":
+        del options["steps"], options["decay"]
+    return json.dumps({"recipe": options, "data": data.sha256}, sort_keys=True)
 
 
 def train_recipe(

@@ -73,6 +73,38 @@ def without_held_out(photos: Photos, every: int) -> Photos:
     return replace(photos, names=names, images=images, sha256=digest.hexdigest())
 
 
+def scaled_crops(images, count: int, side: int, smallest: float, rng: np.random.Generator) -> np.ndarray:
+    """As `crops`, each of a picture made smaller by a factor drawn from [smallest, 1], where its size allows."""
+    out = np.empty((count, side, side, 3), np.uint8)
+    for k in range(count):
+        wide = round(side / rng.uniform(smallest, 1))
+        fits = [image for image in images if min(image.shape[:2]) >= wide] or images
+        wide = min(wide, *(min(image.shape[:2]) for image in fits))
+        crop = crops(fits, 1, wide, rng)[0][0]
+        out[k] = np.asarray(Image.fromarray(crop).resize((side, side), Image.Resampling.LANCZOS))
+    return out
+
+
+def smooth_fields(count: int, side: int, rng: np.random.Generator) -> np.ndarray:
+    """Constants, linear gradients and smooth shades in random colours, rounded to 8 bits: count x side x side x 3."""
+    y, x = np.mgrid[:side, :side] / side - 0.5
+    out = np.empty((count, side, side, 3), np.uint8)
+    for k in range(count):
+        colour = rng.uniform(0, 255, 3)
+        kind = rng.integers(3)
+        if kind == 0:
+            field = np.zeros((side, side, 3))
+        elif kind == 1:
+            angle = rng.uniform(0, 2 * np.pi)
+            field = (x * np.cos(angle) + y * np.sin(angle))[..., None] * rng.normal(0, 60, 3)
+        else:
+            nodes = Image.fromarray(rng.normal(0, 1, (4, 4)).astype(np.float32))
+            shade = np.asarray(nodes.resize((side, side), Image.Resampling.BICUBIC))
+            field = shade[..., None] * rng.normal(0, 40, 3)
+        out[k] = (colour + field).clip(0, 255).round()
+    return out
+
+
 def crops(images: list[np.ndarray], count: int, side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """`count` random crops, flipped at random (count x side x side x channels), and the indices of their pictures (count).
 
