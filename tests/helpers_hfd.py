@@ -10,20 +10,28 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from hfdbench.hfd.autoencoder import Autoencoder, AutoencoderConfig
+from hfdbench.hfd.autoencoder import Autoencoder, AutoencoderConfig, build
 from hfdbench.hfd.decoder import Decoder
 from hfdbench.hfd.network import NetworkConfig
 from hfdbench.training.pairs import AutoencoderBase
 
 SMALL = AutoencoderConfig(widths=(8, 16, 16), groups=(4, 4, 8), hyper=8, context=16, lambdas=(0.002, 0.01))
+LAPPED = AutoencoderConfig(
+    architecture="lapped", widths=(16, 24), blocks=(2, 1), groups=(4, 4, 8), hyper=8, context=16, lambdas=(0.002, 0.01)
+)
 NETWORK = NetworkConfig(widths=(8, 16), blocks=(1, 1), embedding=16, rates=2)
 
 
-def autoencoder(seed: int = 0) -> Autoencoder:
+def autoencoder(seed: int = 0, config: AutoencoderConfig = SMALL) -> Autoencoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Autoencoder(SMALL)
+        model = build(config)
         model.freeze_tables()
+        if config.architecture == "lapped":  # whose networks start at zero
+            for parameter in model.parameters():
+                if not parameter.any() and parameter.ndim == 4:
+                    torch.nn.init.normal_(parameter, 0, 0.05)
+            return model.eval().requires_grad_(False)
     with torch.no_grad():
         model.log_gain += math.log(30)  # latents of a few units, so that there is something to code
         model.log_inverse_gain -= math.log(30)

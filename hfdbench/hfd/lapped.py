@@ -166,11 +166,13 @@ class Synthesis(nn.Module):
 class LappedAutoencoder(Autoencoder):
     """The same streams and methods as Autoencoder, other transforms and other networks in the entropy model."""
 
-    margin = 160
-
     def _build(self) -> None:
         config = self.config
+        if len(config.widths) != 2 or len(config.blocks) != 2 or config.groups[0] < COLOURS:
+            raise ValueError("architecture lapped takes two widths, two blocks, and a first group of at least 3 latents")
         m, h, width = config.latents, config.hyper, config.context
+        # Of the synthesis: its first convolution and the blocks at 1/16, the blocks at 1/8. The analysis sees one less.
+        self.margin = 16 * (1 + config.blocks[1] + math.ceil(config.blocks[0] / 2))
         self.analysis, self.synthesis = Analysis(config), Synthesis(config)
         self.hyper_analysis = nn.Sequential(
             nn.Conv2d(m, h, 1), nn.ReLU(), nn.Conv2d(h, h, 5, 2, 2), nn.ReLU(), nn.Conv2d(h, h, 5, 2, 2)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from helpers_hfd import NETWORK, SMALL, autoencoder, decoder, picture, write
+from helpers_hfd import LAPPED, NETWORK, SMALL, autoencoder, decoder, picture, write
 from safetensors.torch import save_file
 
 from hfdbench.errors import StreamError
@@ -19,9 +19,9 @@ from hfdbench.hfd.container import Coded
 from hfdbench.hfd.weights import load_into, read_autoencoder, read_decoder
 
 
-@pytest.fixture(scope="module")
-def model():
-    return autoencoder()
+@pytest.fixture(scope="module", params=[SMALL, LAPPED], ids=lambda config: config.architecture)
+def model(request):
+    return autoencoder(config=request.param)
 
 
 def float_image(image):
@@ -123,9 +123,9 @@ def test_slices_cover_the_padded_picture_once():
 
 def test_windows_cover_the_padded_picture_once():
     seen = np.zeros((2112 // 16, 1088 // 16), int)
-    for tile, window, (rows, columns) in coding.windows(2050, 1030):
+    for tile, window, (rows, columns) in coding.windows(2050, 1030, 80):
         assert all(side % 16 == 0 for side in (*tile, *window))
-        assert window[1] - window[0] <= coding.TILE + 2 * coding.MARGIN
+        assert window[1] - window[0] <= coding.TILE + 2 * 80
         top, left = window[0] // 16, window[2] // 16
         seen[top + rows.start : top + rows.stop, left + columns.start : left + columns.stop] += 1
         assert coding.latents_of(tile) == (
@@ -133,8 +133,8 @@ def test_windows_cover_the_padded_picture_once():
             slice(left + columns.start, left + columns.stop),
         )
         for near, far, end, length in ((0, 1, window[1], 2112), (2, 3, window[3], 1088)):
-            assert tile[near] - window[near] == min(coding.MARGIN, tile[near])
-            assert end - tile[far] == min(coding.MARGIN, length - tile[far])
+            assert tile[near] - window[near] == min(80, tile[near])
+            assert end - tile[far] == min(80, length - tile[far])
     assert (seen == 1).all()
 
 
@@ -154,18 +154,17 @@ def test_slices_decode_to_the_encoders_latents_without_seams(model, monkeypatch,
     assert difference.max() <= 1 and (difference > 0).float().mean() < 1e-3
 
 
-def test_margin_covers_the_receptive_fields():
+def test_margin_covers_the_receptive_fields(model):
     """Gradients are exact zeros where a network does not look: none beyond the margin in either direction."""
-    transforms = autoencoder()
     image = torch.rand(1, 3, 512, 512).requires_grad_()
-    transforms.analyse(image, torch.tensor([0]))[0, :, 16, 16].sum().backward()  # pixels 256 to 271
+    model.analyse(image, torch.tensor([0]))[0, :, 16, 16].sum().backward()  # pixels 256 to 271
     rows = image.grad.abs().sum((0, 1, 3)).nonzero().flatten()
-    assert rows.min() >= 256 - coding.MARGIN and rows.max() < 272 + coding.MARGIN
+    assert rows.min() >= 256 - model.margin and rows.max() < 272 + model.margin
     assert rows.max() - rows.min() > 64  # the gradient did reach as far as the network
     latents = torch.randn(1, SMALL.latents, 32, 32).requires_grad_()
-    transforms.synthesise(latents, torch.tensor([0]))[..., 256:272, 256:272].sum().backward()
+    model.synthesise(latents, torch.tensor([0]))[..., 256:272, 256:272].sum().backward()
     rows = latents.grad.abs().sum((0, 1, 3)).nonzero().flatten() * 16
-    assert rows.min() >= 256 - coding.MARGIN and rows.max() < 272 + coding.MARGIN
+    assert rows.min() >= 256 - model.margin and rows.max() < 272 + model.margin
     assert rows.max() > rows.min()
 
 
