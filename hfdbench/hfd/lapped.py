@@ -169,7 +169,9 @@ class LappedAutoencoder(Autoencoder):
     def _build(self) -> None:
         config = self.config
         if len(config.widths) != 2 or len(config.blocks) != 2 or config.groups[0] < COLOURS:
-            raise ValueError("architecture lapped takes two widths, two blocks, and a first group of at least 3 latents")
+            raise ValueError(
+                "architecture lapped takes two widths, two blocks, and a first group of at least 3 latents"
+            )
         m, h, width = config.latents, config.hyper, config.context
         # Of the synthesis: its first convolution and the blocks at 1/16, the blocks at 1/8. The analysis sees one less.
         self.margin = 16 * (1 + config.blocks[1] + math.ceil(config.blocks[0] / 2))

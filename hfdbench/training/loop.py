@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from hfdbench.files.atomic import replacing, write_text
-from hfdbench.hfd.autoencoder import STRIDE, Autoencoder, AutoencoderConfig, build
+from hfdbench.hfd.autoencoder import STRIDE, AutoencoderConfig, build
 from hfdbench.hfd.decoder import Decoder, Sampling
 from hfdbench.hfd.network import NetworkConfig
 from hfdbench.hfd.sampling import Schedule

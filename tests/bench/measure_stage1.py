@@ -1,8 +1,8 @@
 """What a stage-1 model reaches: rate and distortion against AVIF on Kodak, flat fields, errors of block means on CLIC 2025.
 
-Python tests/bench/measure_stage1.py WEIGHTS... [--folder FOLDER --every N]; HFDBENCH_DATA names the data. Prints Markdown tables.
-With --folder, only rate and distortion, on every N-th picture of a folder (as sorted by name; 512 x 512 pixels of each): settings are
-chosen there, on photographs that a recipe's `hold_out` kept out of training, never on the test sets.
+Run it with HFDBENCH_DATA set: python tests/bench/measure_stage1.py WEIGHTS... Prints Markdown tables. With --folder FOLDER
+--held-out N: rate and distortion alone, on those photographs of a folder that a recipe's `held_out` N keeps out of training (512 x 512
+pixels of each); settings are chosen there, never on the test sets.
 
 Conventions: rates are whole streams, bits over pixels, mean of the pictures; PSNR is that of RGB, mean of the pictures' decibels;
 AVIF is the bundled card `avif`, its PSNR interpolated in the logarithm of the rate. Errors are in grey levels.
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 PART = 1024  # pixels of a CLIC photograph, from its middle
 FIELD = 256
@@ -28,7 +27,10 @@ def fields() -> dict[str, np.ndarray]:
     colours |= {"purple": (52, 18, 60), "leaf": (40, 110, 35), "skin": (224, 172, 140)}
     made = {name: np.broadcast_to(np.uint8(rgb), (FIELD, FIELD, 3)).copy() for name, rgb in colours.items()}
     ramp = np.linspace(0, 1, FIELD)
-    for name, (start, end) in {"dusk": ((20, 25, 60), (210, 150, 120)), "grey": ((60, 60, 60), (190, 190, 190))}.items():
+    for name, (start, end) in {
+        "dusk": ((20, 25, 60), (210, 150, 120)),
+        "grey": ((60, 60, 60), (190, 190, 190)),
+    }.items():
         across = np.broadcast_to(ramp[None, :, None], (FIELD, FIELD, 1))
         slanted = (ramp[None, :, None] + ramp[:, None, None]) / 2
         for direction, place in (("across", across), ("slanted", slanted)):
@@ -71,7 +73,9 @@ def against(images: list[np.ndarray], avif: np.ndarray, model: dict) -> None:
 
 
 def flat(model: dict) -> None:
-    print("| rate | rms error, mean | worst | step power on the lines over beside them, mean | worst |\n|---|---|---|---|---|")
+    print(
+        "| rate | rms error, mean | worst | step power on the lines over beside them, mean | worst |\n|---|---|---|---|---|"
+    )
     for name, codec in model.items():
         rms, ratios = {}, {}
         for field, image in fields().items():
@@ -100,30 +104,35 @@ def block_means(codecs: dict, images: list[np.ndarray]) -> None:
             errors.append(np.square(error).mean())
             blocks.append(np.square(means).mean())
         share = np.mean(blocks) / np.mean(errors)
-        print(f"| {name} | {np.mean(rates):.4f} | {np.mean(errors):.2f} | {np.mean(blocks):.3f} | {share:.1%} |", flush=True)
+        print(
+            f"| {name} | {np.mean(rates):.4f} | {np.mean(errors):.2f} | {np.mean(blocks):.3f} | {share:.1%} |",
+            flush=True,
+        )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path, nargs="+")
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--every", type=int, default=20)
+    parser.add_argument("--held-out", type=int, default=10)
     options = parser.parse_args()
     if "HFDBENCH_DATA" not in os.environ:
         print("HFDBENCH_DATA names no folder of photographs")
         return 2
     torch.set_num_threads(1)
-    from hfdbench.cards.schema import CodecCard, choose
+    from hfdbench.cards.find import find_cards
+    from hfdbench.cards.schema import CodecCard
     from hfdbench.codecs.hfd import HFD
     from hfdbench.codecs.pillow import AVIF
     from hfdbench.datasets.dataset import open_dataset
     from hfdbench.hfd.weights import read_autoencoder
+    from hfdbench.training import photos
 
     def photographs(name: str) -> list[np.ndarray]:
         dataset = open_dataset(name, data_root=Path(os.environ["HFDBENCH_DATA"]))
         return [dataset.load(k) for k in range(len(dataset))]
 
-    (card,) = choose(CodecCard, ["avif"])
+    card = find_cards(CodecCard)["avif"]
     avif = {point.id: AVIF(**point.options) for point in card.points if point.options["quality"] <= 70}
     models = {
         path.stem: {
@@ -132,9 +141,9 @@ def main() -> int:
         for path in options.weights
     }
     if options.folder:
-        files = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in (".jpg", ".png", ".webp"))
-        images = [np.asarray(Image.open(path).convert("RGB"))[:512, :512] for path in files[:: options.every]]
-        images = [image for image in images if min(image.shape[:2]) >= 192]
+        found = photos.read_photos(options.folder, 192)
+        pairs = zip(found.names, found.images, strict=True)
+        images = [image[:512, :512] for name, image in pairs if photos.held_out(name, options.held_out)]
     else:
         images = photographs("kodak")
     curve_of_avif = curve(avif, images)

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers_hfd import SMALL, autoencoder, base, decoder, picture, write
+from helpers_hfd import LAPPED, SMALL, autoencoder, base, decoder, picture, write
 from helpers_metrics import random_weights
 from PIL import Image
 from safetensors import SafetensorError
@@ -36,6 +36,7 @@ from hfdbench.training.adversaries import Perceptual, distance, read_perceptual,
 
 NETWORK = {"widths": [8, 16], "blocks": [1, 1], "embedding": 16}
 STAGE_1 = {name: list(getattr(SMALL, name)) for name in ("widths", "groups", "lambdas")} | {"hyper": 8, "context": 16}
+LAPPED_STAGE_1 = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(LAPPED).items()}
 ROOT = Path(__file__).parents[2]
 
 
@@ -186,6 +187,25 @@ def test_crops_of_latents_lie_where_the_pixels_do():
     assert torch.equal(image, reconstruction) and rate.tolist() == [1] * 20
     assert torch.equal(nn.functional.avg_pool2d(image, 16)[:, :1], latents.float())
     assert len(torch.unique(latents, dim=0)) > 5
+
+
+def test_smooth_fields_are_smooth_and_differ():
+    fields = photos.smooth_fields(40, 192, np.random.default_rng(0)).astype(int)
+    assert fields.shape == (40, 192, 192, 3) and fields.min() >= 0 and fields.max() <= 255
+    assert max(np.abs(np.diff(fields, axis=axis)).max() for axis in (1, 2)) <= 12
+    constant = (fields == fields[:, :1, :1]).all((1, 2, 3))
+    assert 0 < constant.sum() < 40
+    assert len(np.unique(fields.mean((1, 2)), axis=0)) == 40
+
+
+def test_scaled_crops_show_more_of_the_picture(data):
+    """Of a picture whose columns count pixels, a crop's steps from column to column are the scale's inverse."""
+    ramp = np.broadcast_to(np.arange(200, dtype=np.uint8)[None, :, None], (150, 200, 3))
+    crops = photos.scaled_crops([ramp], 30, 64, 0.5, np.random.default_rng(0)).astype(float)
+    steps = np.abs((crops[:, 32, 56] - crops[:, 32, 8]) / 48).mean(1)
+    assert steps.min() >= 0.95 and steps.max() <= 2.05 and steps.min() < 1.2 and steps.max() > 1.8
+    small = np.zeros((70, 70, 3), np.uint8)
+    assert photos.scaled_crops([small], 2, 64, 0.5, np.random.default_rng(0)).shape == (2, 64, 64, 3)
 
 
 def test_residual_roots_whiten(data, tmp_path):
@@ -455,6 +475,76 @@ def test_a_decoder_goes_on_from_another(make_task, tmp_path):
         load_into(autoencoder(), first)
 
 
+# Stage 1
+
+
+class Shifted(nn.Module):
+    """Everything a grey level of 255 brighter, at no rate; every second column another two brighter, the next as much darker."""
+
+    config = LAPPED
+
+    def forward(self, image, rate):
+        stripes = torch.tensor([1.0, -1.0]).repeat(image.shape[3] // 2) * 2 / 255
+        return image + 1 / 255 + stripes, torch.zeros(len(image))
+
+
+def test_errors_of_block_means_count_beside_texture():
+    image, rate = torch.rand(2, 3, 64, 64), torch.tensor([0, 0])
+    plain, _, mse = training.rate_distortion(Shifted(), image, rate)
+    weighted, _, same = training.rate_distortion(Shifted(), image, rate, block_means=0.5)
+    assert mse * 255**2 == pytest.approx(5, rel=1e-3) and torch.equal(mse, same)
+    assert weighted / plain == pytest.approx((5 + 0.5 * 3 * 1) / 5, rel=1e-3)
+
+
+def test_a_lapped_transform_starts_as_a_transform(data):
+    """Untrained, all coefficients kept, it gives the picture back; its first latents are the means of luma and chroma."""
+    options = {**LAPPED_STAGE_1, "groups": [256, 256, 256], "lambdas": [1e9, 1e9]}
+    model = training.AutoencoderTask(recipe("autoencoder", model=options), data).model.eval()
+    image, rate = torch.rand(1, 3, 128, 192), torch.tensor([0])
+    with torch.no_grad():
+        y = model.unscale(model.analyse(image, rate), rate)
+        assert torch.allclose(model.synthesise(model.analyse(image, rate), rate), image, atol=1e-4)
+        grey = model.unscale(model.analyse(torch.full((1, 3, 128, 192), 0.75), rate), rate)
+    assert torch.allclose(grey[:, 0], torch.full((1, 8, 12), 0.25 * 16 * 3**0.5), atol=1e-4)
+    assert grey[:, 1:].abs().max() < 1e-4
+    assert y[:, 3:].abs().max() > 0.1
+
+
+def test_a_lapped_transform_codes_flat_fields_flat():
+    model = autoencoder(config=replace(LAPPED, groups=(16, 16, 32)))
+    with torch.no_grad():
+        for last in (model.analysis.last, model.synthesis.last, *(net[-1] for net in model.entropy_parameters)):
+            last.weight.zero_()  # as a new model's
+    image = torch.full((1, 3, 192, 128), 0.3)
+    image[:, 1] = 0.6
+    x_hat, _ = model.reconstruct(image, torch.tensor([1]))
+    assert (x_hat - image).square().mean().sqrt() * 255 < 4
+    assert (x_hat - x_hat.mean((2, 3), keepdim=True))[..., 64:-64, :].abs().max() * 255 < 4
+
+
+def test_a_lapped_transform_trains(make_task, tmp_path):
+    wanted = recipe("autoencoder", model=LAPPED_STAGE_1, smooth=0.3, smallest_scale=0.5, block_means=1.0)
+    weights = training.train(make_task(wanted), tmp_path)
+    model = read_autoencoder(weights).module
+    assert model.config == LAPPED
+    x_hat, _ = model.reconstruct(torch.rand(1, 3, 70, 90), torch.tensor([1]))
+    assert x_hat.shape == (1, 3, 70, 90)
+
+
+def test_a_constant_rate_can_be_prolonged(make_task, tmp_path):
+    """Where `wsd` decays may be decided while it trains: the weights before decay are a longer training's."""
+    wanted = recipe("autoencoder", steps=100, schedule="wsd", decay=0.5)
+    assert training.train(make_task(wanted), tmp_path / "run", stop_after_s=0.0) is None
+    short = replace(wanted, steps=4, decay=0.5)
+    weights = training.train(make_task(short), tmp_path / "run")
+    rates = [training.learning_rate(short, step) for step in (1, 2, 3, 4)]
+    assert rates == pytest.approx([4e-4, 4e-4, 4e-4 * 0.51, 4e-4 * 0.02])
+    before = load_file(tmp_path / "run" / "before-decay.safetensors")
+    assert before.keys() <= load_file(weights).keys()
+    assert any(not torch.equal(value, load_file(weights)[name]) for name, value in before.items())
+    assert make_task(wanted, init=tmp_path / "run" / "before-decay.safetensors")
+
+
 # What goes wrong
 
 
@@ -598,6 +688,8 @@ def test_two_processes_train_one_model(folder, cache, inception, tmp_path):
         ('objective = "autoencoder"\nsteps = 1\ncrop = 96', "multiple of 64"),
         ('objective = "hfd"\nsteps = "1"', "must be of type int"),
         ('objective = "hfd"\nsteps = 0', "at least 1"),
+        ('objective = "hfd"\nsteps = 1\nschedule = "linear"', "use cosine or wsd"),
+        ('objective = "hfd"\nsteps = 1\nsmooth = 2.0', "shares of 1"),
         ('objective = "hfd"\nsteps = 1\n[model]\nlatents = 4', 'unknown key "latents" in'),
         ('objective = "hfd"\nsteps = 1\n[model]\ngroups = [4]', 'unknown key "groups" in'),
         ("objective = ", "not a readable recipe"),
