@@ -80,9 +80,16 @@ def export_(
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe (TOML): a path, or the name of a bundled one: elic, hfd …")],
-    data: Annotated[Path, typer.Option("--data", help="Folder of photographs.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of checkpoint, log and weights; resumes what it holds.")],
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe (TOML): a path, or the name of a bundled one: elic, hfd …")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of photographs.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of checkpoint, log and weights; resumes what it holds.")
+    ] = None,
+    campaign: Annotated[
+        Path | None, typer.Option("--campaign", help="Several trainings in order, each with a time limit (TOML).")
+    ] = None,
     autoencoder: Annotated[Path | None, typer.Option("--autoencoder", help="Stage-1 weights, for stage 2.")] = None,
     base: Annotated[
         str | None, typer.Option("--base", help="Codec whose streams stage 2 decodes, instead of --autoencoder.")
@@ -91,7 +98,9 @@ def train(
     perceptual: Annotated[
         Path | None, typer.Option("--perceptual", help="Weights of the perceptual loss's network, for GAN decoders.")
     ] = None,
-    pairs: Annotated[Path | None, typer.Option("--pairs", help="Folder that several stage-2 trainings share.")] = None,
+    pairs: Annotated[
+        Path | None, typer.Option("--pairs", help="Folder for pixels and pairs that several trainings share.")
+    ] = None,
     device: DeviceOption = Device.auto,
     devices: Annotated[int, typer.Option("--devices", min=1, help="How many of them, through Lightning Fabric.")] = 1,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
@@ -106,30 +115,37 @@ def train(
     cards: Cards = None,
 ) -> None:
     """Train a model on a folder of photographs. Run again to resume."""
-    from hfdbench.training.loop import train_recipe
+    from hfdbench.training import launch
 
-    try:
-        weights = train_recipe(
-            recipe,
-            data,
-            out,
-            autoencoder=autoencoder,
-            base=base,
-            init=init,
-            perceptual=perceptual,
-            pair_cache=pairs,
-            data_root=data_root,
-            cards=cards or (),
-            device=chosen(device),
-            devices=devices,
-            threads=threads,
-            stop_after_s=None if stop_after is None else 60 * stop_after,
-            compiled=compiled,
-            dry_run=dry_run,
-        )
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error)) from None
-    if weights is None and not dry_run:
-        print(f"stopped early; run the same command to continue from {out / 'checkpoint.pt'}", file=sys.stderr)
-    elif weights is not None:
-        print(weights)
+    if (recipe is None) == (campaign is None):
+        raise UsageError("give either a recipe or --campaign FILE")
+    if data is None or (out is None and not dry_run):
+        raise UsageError(f"{'--data' if data is None else '--out'} is missing; give a folder")
+    job = launch.Job(
+        recipe=recipe or "",
+        data=data,
+        out=out or Path(),
+        autoencoder=autoencoder,
+        base=base,
+        init=init,
+        perceptual=perceptual,
+        cache=pairs,
+        data_root=data_root,
+        cards=tuple(cards or ()),
+        device=chosen(device),
+        devices=devices,
+        threads=threads,
+        stop_after_s=None if stop_after is None else 60 * stop_after,
+        compiled=compiled,
+    )
+    if dry_run:
+        if campaign is not None:
+            launch.read_campaign(campaign)
+            raise UsageError("--dry-run tries a recipe; the campaign's file itself is in order")
+        print("\n".join(launch.try_out(job)))
+        return
+    made = launch.run_campaign(campaign, job) if campaign else launch.run(job)
+    if made is None:
+        print(f"stopped early; run the same command to continue from what {out} holds", file=sys.stderr)
+    else:
+        print(*(made if isinstance(made, list) else [made]), sep="\n")

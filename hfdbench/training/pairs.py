@@ -15,8 +15,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -133,11 +131,32 @@ class CodecBase:
 
 @dataclass(frozen=True)
 class Pair:
-    """pixels: uint8, H x W x 6, photograph and reconstruction; latents: float16, C x H/16 x W/16, unscaled; rate: index."""
+    """A pair on disk; reading a crop of it reads little more than the crop.
 
-    pixels: np.ndarray
-    latents: np.ndarray
+    Parameters
+    ----------
+    path : Path
+        Folder-less stem of its two files, `.pixels.npy` and `.latents.npy`.
+    height, width : int
+        Pixels.
+    rate : int
+        Index of the base's point.
+    """
+
+    path: Path
+    height: int
+    width: int
     rate: int
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Photograph and reconstruction, uint8, H x W x 6, mapped from the file."""
+        return np.load(f"{self.path}.pixels.npy", mmap_mode="r")
+
+    @property
+    def latents(self) -> np.ndarray:
+        """Unscaled latents, float16, C x H/16 x W/16."""
+        return np.load(f"{self.path}.latents.npy")
 
 
 def make_pairs(photos: Photos, base: Base, side: int, border: int, cache: Path, first: int = 0) -> list[Pair]:
@@ -166,19 +185,15 @@ def make_pairs(photos: Photos, base: Base, side: int, border: int, cache: Path, 
         left = rng.integers(photo.shape[1] - width - 2 * border + 1)
         part = photo[top : top + height + 2 * border, left : left + width + 2 * border]
         for rate in sorted({index % rates, (index + rates // 2) % rates}):
-            path = folder / f"{index:06d}-{rate}.safetensors"
-            if not path.exists():
+            path = folder / f"{index:06d}-{rate}"
+            if not Path(f"{path}.pixels.npy").exists():  # written last
                 made, y = base.reconstruct(part, rate)
                 both = np.concatenate([part, made], 2)[border : border + height, border : border + width]
                 inner = (slice(border // GRID, (border + length) // GRID) for length in (height, width))
-                tensors = {
-                    "pixels": torch.from_numpy(both).contiguous(),
-                    "latents": torch.from_numpy(y[(slice(None), *inner)]).contiguous(),
-                }
-                with replacing(path, SafetensorError) as temporary:
-                    save_file(tensors, temporary)
-            tensors = load_file(path)
-            pairs[index].append(Pair(tensors["pixels"].numpy(), tensors["latents"].numpy(), rate))
+                for kind, array in (("latents", y[(slice(None), *inner)]), ("pixels", both)):
+                    with replacing(Path(f"{path}.{kind}.npy")) as temporary, open(temporary, "wb") as file:
+                        np.save(file, np.ascontiguousarray(array))
+            pairs[index].append(Pair(path, height, width, rate))
     return list(itertools.chain.from_iterable(pairs))
 
 
@@ -187,18 +202,18 @@ def crops(pairs: list[Pair], count: int, side: int, rng: np.random.Generator) ->
 
     Large pairs are drawn more often.
     """
-    sides = np.sqrt([pair.pixels.shape[0] * pair.pixels.shape[1] for pair in pairs])
+    sides = np.sqrt([pair.height * pair.width for pair in pairs])
     picked = rng.choice(len(pairs), size=count, p=sides / sides.sum())
     pixels, latents = [], []
     for pair, (down, right, flip) in zip((pairs[k] for k in picked), rng.random((count, 3)), strict=True):
-        height, width = pair.pixels.shape[:2]
-        y, x = int(down * ((height - side) // GRID + 1)), int(right * ((width - side) // GRID + 1))
+        y = int(down * ((pair.height - side) // GRID + 1))
+        x = int(right * ((pair.width - side) // GRID + 1))
         part = pair.pixels[y * GRID : y * GRID + side, x * GRID : x * GRID + side]
-        said = pair.latents[:, y : y + side // GRID, x : x + side // GRID]
+        below = pair.latents[:, y : y + side // GRID, x : x + side // GRID]
         if flip < 0.5:
-            part, said = part[:, ::-1], said[:, :, ::-1]
+            part, below = part[:, ::-1], below[:, :, ::-1]
         pixels.append(part)
-        latents.append(said)
+        latents.append(below)
     rate = torch.tensor([pairs[k].rate for k in picked])
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), rate, torch.from_numpy(np.stack(latents))
 
@@ -207,7 +222,8 @@ def residual_roots(pairs: list[Pair], rates: int) -> Tensor:
     """Symmetric square root of the covariance of x - x_hat over its colours, in [0, 1] pixels: rates x 3 x 3."""
     products, counts = np.zeros((rates, 3, 3)), np.zeros(rates)
     for pair in pairs:
-        difference = (pair.pixels[..., :3].astype(np.float32) - pair.pixels[..., 3:]).reshape(-1, 3) / 255
+        pixels = pair.pixels
+        difference = (pixels[..., :3].astype(np.float32) - pixels[..., 3:]).reshape(-1, 3) / 255
         products[pair.rate] += difference.T.astype(np.float64) @ difference
         counts[pair.rate] += len(difference)
     values, vectors = np.linalg.eigh(products / counts[:, None, None])

@@ -1,8 +1,8 @@
 """What a stage-1 model reaches: rate and distortion against AVIF on Kodak, flat fields, errors of block means on CLIC 2025.
 
 Run it with HFDBENCH_DATA set: python tests/bench/measure_stage1.py WEIGHTS... Prints Markdown tables. With --folder FOLDER
---held-out N: rate and distortion alone, on those photographs of a folder that a recipe's `held_out` N keeps out of training (512 x 512
-pixels of each); settings are chosen there, never on the test sets.
+--held-out N: rate and distortion alone, on those photographs of a folder that a recipe's `held_out` N keeps out of training
+(512 x 512 pixels of each); settings are chosen there, never on the test sets.
 
 Conventions: rates are whole streams, bits over pixels, mean of the pictures; PSNR is that of RGB, mean of the pictures' decibels;
 AVIF is the bundled card `avif`, its PSNR interpolated in the logarithm of the rate. Errors are in grey levels.
