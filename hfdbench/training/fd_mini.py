@@ -118,7 +118,7 @@ def prepare(photos: Path, inception: Path, out: Path, recipe: dict) -> None:
     from hfdbench.metrics.networks.inception import Inception
     from hfdbench.training.photos import crops, read_photos
 
-    images = read_photos(photos, SIDE)
+    images = read_photos(photos, SIDE, out)
     data, teacher = recipe["data"], Inception(inception)
     out.mkdir(parents=True, exist_ok=True)
     end = 0
@@ -132,7 +132,7 @@ def prepare(photos: Path, inception: Path, out: Path, recipe: dict) -> None:
             groups = []
             for number in range(first, min(first + data["shard_groups"], end)):
                 rng = np.random.default_rng((recipe["seed"], number))
-                original = crops(list(images.images), 1, SIDE, rng)[0][0]
+                original = crops(images.images, 1, SIDE, rng)[0][0]
                 drawn = [versions.draw(original, rng) for _ in range(data["group_patches"] - 1)]
                 groups.append(np.stack([original, *drawn]))
             patches = np.stack(groups)

@@ -22,13 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import CodecCard
 from hfdbench.datasets.dataset import find_data_root
 from hfdbench.hfd.decoder import Sampling
 from hfdbench.hfd.weights import configured, read_decoder
 from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
 from hfdbench.metrics.networks.inception import Inception, find_inception
-from hfdbench.training import photos
-from hfdbench.training.loop import open_base
+from hfdbench.training import pairs, photos
 
 SIDE, STRIDE, PATCH = 384, 32, 256
 EDGES = np.array([0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 0.75])  # cycles per pixel
@@ -93,8 +94,9 @@ def main() -> None:
     model = read_decoder(asked.weights)
     model.module.to(memory_format=torch.channels_last)
     points = json.loads(model.metadata["points"])
-    base, rate = open_base(model.metadata["base"], (asked.point,)), points.index(asked.point)
-    found = photos.read_photos(asked.data, PATCH)
+    (card,) = choose(CodecCard, [model.metadata["base"]])
+    base, rate = pairs.CodecBase(card, (asked.point,)), points.index(asked.point)
+    found = photos.read_photos(asked.data, PATCH, asked.cache)
     chosen = [k for k, name in enumerate(found.names) if photos.held_out(name, asked.every)]
     if asked.limit:
         chosen = [chosen[k] for k in np.linspace(0, len(chosen) - 1, asked.limit).round().astype(int)]

@@ -11,6 +11,7 @@ AVIF is the bundled card `avif`, its PSNR interpolated in the logarithm of the r
 import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +142,7 @@ def main() -> int:
         for path in options.weights
     }
     if options.folder:
-        found = photos.read_photos(options.folder, 192)
+        found = photos.read_photos(options.folder, 192, Path(tempfile.mkdtemp()))
         pairs = zip(found.names, found.images, strict=True)
         images = [image[:512, :512] for name, image in pairs if photos.held_out(name, options.held_out)]
     else:
