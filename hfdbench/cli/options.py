@@ -27,6 +27,11 @@ class Exchange(StrEnum):
     compressai = "compressai"
 
 
+class Foreign(StrEnum):
+    compressai = "compressai"
+    csv = "csv"
+
+
 class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"

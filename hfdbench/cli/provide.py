@@ -12,6 +12,7 @@ from hfdbench.cli.options import (
     Device,
     DeviceOption,
     Exchange,
+    Foreign,
     Out,
 )
 from hfdbench.cli.terminal import chosen
@@ -42,26 +43,53 @@ def fetch(
 
 
 def import_(
-    form: Annotated[Exchange, typer.Argument(help="Of which tool: compressai.")],
-    files: Annotated[list[Path], typer.Argument(help="Its results files (JSON).")],
+    form: Annotated[Foreign, typer.Argument(help="compressai: its results files (JSON); csv: a row for each point.")],
+    files: Annotated[list[Path], typer.Argument(help="The files.")],
     dataset: Annotated[str, typer.Option("--dataset", help="Dataset they were measured on: the id of a card.")],
     system: Annotated[str, typer.Option("--system", help="Name of the system, when the file's is not right.")] = "",
     variant: Annotated[str, typer.Option("--variant", help="Which curve of it.")] = "",
     badge: Annotated[str, typer.Option("--badge", help="author-file, re-run or digitised.")] = "re-run",
     source: Annotated[str, typer.Option("--source", help="Where the file is from: repository and path.")] = "",
+    resize: Annotated[
+        str, typer.Option("--resize", help="csv: of FID's patches: torch-fidelity, pytorch-fid, clean-fid or unknown.")
+    ] = "",
+    patches: Annotated[str, typer.Option("--patches", help="csv: of FID: fid256, whole or unknown.")] = "",
+    network: Annotated[str, typer.Option("--network", help="csv: of LPIPS: alex, vgg, squeeze or unknown.")] = "",
+    rate: Annotated[str, typer.Option("--rate", help="csv: coded, estimated or unknown.")] = "",
+    by: Annotated[str, typer.Option("--by", help="csv: a column that tells its curves apart.")] = "",
+    audit: Annotated[bool, typer.Option("--audit", help="csv: print what conflicts, keep nothing.")] = False,
     out: Out = Path("results"),
     cards: Cards = None,
 ) -> None:
-    """Read results of other tools as published points. Figures overlay them."""
+    """Read results of others as published points. Names what they cannot be compared with; figures overlay the rest."""
     from hfdbench.cards.find import choose
     from hfdbench.cards.schema import DatasetCard
     from hfdbench.report.exchange import import_compressai
+    from hfdbench.results import audit as audits
+    from hfdbench.results import published
 
-    if form is not Exchange.compressai:
-        raise UsageError(f"{form.value} files cannot be imported; known: compressai")
-    choose(DatasetCard, [dataset.partition("@")[0]], cards or ())
+    card = choose(DatasetCard, [dataset.partition("@")[0]], cards or ())[0].model_copy(update={"id": dataset})
+    labels = {"system": system, "variant": variant, "badge": badge, "source": source}
+    if form is Foreign.compressai:
+        if audit or by or resize or patches or network or rate:
+            raise UsageError("--audit, --by, --resize, --patches, --network and --rate are for csv files")
+        for file in files:
+            print(import_compressai(file, dataset, out, **labels))
+        return
+    protocol = audits.Protocol(resize, patches, network, rate)
     for file in files:
-        print(import_compressai(file, dataset, out, badge=badge, source=source, system=system, variant=variant))
+        result = audits.audit(file, card, protocol, published.read(out), by=by, **labels)
+        stream = sys.stdout if audit else sys.stderr
+        for sentence in result.found:
+            print(f"found: {sentence}", file=stream)
+        for sentence in result.conflicts:
+            print(f"conflict: {sentence}", file=stream)
+        if audit:
+            print(
+                f"{len(result.points)} values at {result.points['bpp'].nunique()} rates, {len(result.conflicts)} conflicts"
+            )
+        else:
+            print(*audits.keep(result, out, file), sep="\n")
 
 
 def export_(
@@ -75,7 +103,10 @@ def export_(
     from hfdbench.report import exchange as interchange
 
     write = {"codec-compare": interchange.export_codec_compare, "compressai": interchange.export_compressai}[form.value]
-    for path in write(run, to, codec or (), dataset or ()):
+    paths, notes = write(run, to, codec or (), dataset or ())
+    for note in notes:
+        print(note, file=sys.stderr)
+    for path in paths:
         print(path)
 
 

@@ -4,7 +4,8 @@ Conventions
     codec-compare   webmproject/codec-compare's batches, as its README describes them: constants and fields by ordered
                     lists of {name: description}; here a batch a codec and dataset, a row an image and point. Its viewer
                     pairs rows of similar quality and compares their sizes and times. Distortions are in dB, as it labels
-                    them. Rows cannot lack a value: an image without PSNR (identical) or MS-SSIM has no row in it.
+                    them. Rows cannot lack a value: a distortion that no image has (of a lossless codec, say, or of images too
+                    small for it) is left out as a field, an image that lacks one of the others as a row; both are named.
     CompressAI      the files of its results/: {"name", "description", "results": {metric: [a value a point]}}. As its own
                     programs average: bpp, PSNR, MS-SSIM (not in dB) and seconds are means over images of each image's.
 Among several measurements of one point the newest is exported. Numbers are those of the tables, not rounded.
@@ -22,6 +23,7 @@ from hfdbench import __version__
 from hfdbench.errors import UsageError, unknown
 from hfdbench.files.atomic import write_text
 from hfdbench.metrics.image import pixel as distortion
+from hfdbench.metrics.registry import METRICS
 from hfdbench.results import published
 from hfdbench.results.stored import Results, StoredTrial, newest
 
@@ -38,7 +40,7 @@ FIELDS = {
     "msssim": "Multi-scale structural similarity of RGB, -10 log10(1 - x)",
 }
 # Their name -> ours. Older files of theirs lack "-rgb".
-METRICS = {"psnr-rgb": "psnr_db", "psnr": "psnr_db", "ms-ssim-rgb": "ms_ssim", "ms-ssim": "ms_ssim"}
+NAMES = {"psnr-rgb": "psnr_db", "psnr": "psnr_db", "ms-ssim-rgb": "ms_ssim", "ms-ssim": "ms_ssim"}
 
 SAME_CURVE = ("codec", "dataset", "seed", "device")
 
@@ -97,8 +99,8 @@ def curves(out: Path, codecs: Iterable[str] = (), datasets: Iterable[str] = ()) 
 # ---- codec-compare
 
 
-def codec_compare(curve: Curve) -> dict:
-    """One batch."""
+def codec_compare(curve: Curve) -> tuple[dict, list[str]]:
+    """One batch, and what is left out of it."""
     versions = curve.metadata.get("versions", {})
     constants = {
         "name": ("Name of this batch", f"{curve.title}, {curve.dataset}"),
@@ -133,14 +135,22 @@ def codec_compare(curve: Curve) -> dict:
         )
         tables.append(table.assign(quality=quality[row["point"]]) if quality else table)
     every = pd.concat(tables)
-    if every["msssim"].isna().all():  # images too small for it: the field goes, not the rows
-        every, fields = every.drop(columns="msssim"), {k: v for k, v in fields.items() if k != "msssim"}
+    notes = []
+    for name in ("psnr", "msssim"):
+        if every[name].isna().all():  # the field goes, not the rows
+            every = every.drop(columns=name)
+            fields = {key: text for key, text in fields.items() if key != name}
+            notes.append(f"{curve.stem}: no image has a finite {name}; the field is left out")
+    lacking = every.isna().any(axis=1)
+    if lacking.any():
+        names = ", ".join(dict.fromkeys(every.loc[lacking, "original_name"]))
+        notes.append(f"{curve.stem}: {lacking.sum()} of {len(every)} rows lack a distortion and are left out: {names}")
     return {
         "constant_descriptions": [{name: description} for name, (description, _) in constants.items()],
         "constant_values": [value for _, value in constants.values()],
         "field_descriptions": [{name: description} for name, description in fields.items()],
-        "field_values": every.dropna()[list(fields)].astype(object).to_numpy().tolist(),
-    }
+        "field_values": every[~lacking][list(fields)].astype(object).to_numpy().tolist(),
+    }, notes
 
 
 def _dataset(curve: Curve) -> str:
@@ -155,11 +165,38 @@ def _qualities(curve: Curve) -> dict[str, float]:
     return found if all(isinstance(value, int | float) for value in found.values()) else {}
 
 
-def export_codec_compare(out: Path, to: Path, codecs: Iterable[str] = (), datasets: Iterable[str] = ()) -> list[Path]:
-    """Write a batch a codec and dataset, and batches.json, which lists them: the page's `?load=`."""
-    found = curves(out, codecs, datasets)
-    paths = [_write(to, curve.stem, codec_compare(curve)) for curve in found]
-    return [*paths, _write(to, "batches", [[path.name] for path in paths])]
+def export_codec_compare(
+    out: Path, to: Path, codecs: Iterable[str] = (), datasets: Iterable[str] = ()
+) -> tuple[list[Path], list[str]]:
+    """Write a batch for each codec and dataset, and batches.json, which lists them: the page's `?load=`.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of results.
+    to : Path
+        Folder of the files; made where it is missing.
+    codecs, datasets : iterable of str
+        Only these; all by default.
+
+    Returns
+    -------
+    paths : list of Path
+        The files written.
+    notes : list of str
+        What is left out of them, and why.
+
+    Raises
+    ------
+    UsageError
+        When there is nothing to export, or a name is unknown.
+    """
+    paths, notes = [], []
+    for curve in curves(out, codecs, datasets):
+        batch, left_out = codec_compare(curve)
+        paths.append(_write(to, curve.stem, batch))
+        notes += left_out
+    return [*paths, _write(to, "batches", [[path.name] for path in paths])], notes
 
 
 # ---- CompressAI
@@ -188,24 +225,55 @@ def compressai(curve: Curve) -> dict:
     }
 
 
-def export_compressai(out: Path, to: Path, codecs: Iterable[str] = (), datasets: Iterable[str] = ()) -> list[Path]:
-    """Write a results file a codec and dataset, as compressai.utils.plot reads them."""
-    return [_write(to, curve.stem, compressai(curve)) for curve in curves(out, codecs, datasets)]
+def export_compressai(
+    out: Path, to: Path, codecs: Iterable[str] = (), datasets: Iterable[str] = ()
+) -> tuple[list[Path], list[str]]:
+    """Write a results file for each codec and dataset, as compressai.utils.plot reads them; as `export_codec_compare`."""
+    paths, notes = [], []
+    for curve in curves(out, codecs, datasets):
+        document = compressai(curve)
+        paths.append(_write(to, curve.stem, document))
+        lacking = [name for name in ("psnr-rgb", "ms-ssim-rgb") if name not in document["results"]]
+        notes += [f"{curve.stem}: a point lacks {name}; it is left out" for name in lacking]
+    return paths, notes
 
 
 def import_compressai(
     path: Path, dataset: str, out: Path, *, badge: str = "re-run", source: str = "", system: str = "", variant: str = ""
 ) -> Path:
-    """Keep CompressAI's results as published points below `out`; the file written. Raises UsageError for what is none."""
+    """Keep CompressAI's results as published points.
+
+    Parameters
+    ----------
+    path : Path
+        One of its results files (JSON).
+    dataset : str
+        Id of the dataset card.
+    out : Path
+        Folder of results; the points go to its `published/`.
+    badge : {"author-file", "re-run", "digitised"}
+    source, system, variant : str
+        Instead of what the file says.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    UsageError
+        For a file that is none of these, and for a curve of a name that is known already with other values.
+    """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as JSON ({error}); give one of CompressAI's results files") from None
     results = data.get("results", data) if isinstance(data, dict) else {}
-    metrics = {name: ours for name, ours in METRICS.items() if name in results}
+    metrics = {name: ours for name, ours in NAMES.items() if name in results}
     if not isinstance(results, dict) or "bpp" not in results or not metrics:
         known = ", ".join(results) if isinstance(results, dict) else type(results).__name__
-        raise UsageError(f'{path}: needs "bpp" and one of {", ".join(METRICS)}; has {known or "neither"}')
+        raise UsageError(f'{path}: needs "bpp" and one of {", ".join(NAMES)}; has {known or "neither"}')
     if len(set(metrics.values())) < len(metrics):
         raise UsageError(f"{path}: gives {' and '.join(metrics)}, two of one kind; remove one")
     for name in ("bpp", *metrics):
@@ -229,22 +297,11 @@ def import_compressai(
     rows = [
         common
         | {"point": str(number + 1), "bpp": bpp, "metric": ours, "value": results[name][number]}
-        | {"protocol": published.PROTOCOLS[ours]}
+        | {"protocol": METRICS[ours].published}
         for name, ours in metrics.items()
         for number, bpp in enumerate(results["bpp"])
     ]
-    folder = Path(out) / "published"
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = "-".join(part for part in (system, variant, dataset) if part)
-    target = folder / f"{''.join(c if c.isalnum() or c in '.+-' else '_' for c in stem)}.csv"
-    before = target.read_bytes() if target.exists() else None
-    pd.DataFrame(rows, columns=list(published.COLUMNS)).to_csv(target, index=False, lineterminator="\n")
-    try:
-        published.read(out)  # it must be right by itself and beside the others
-    except UsageError:
-        target.unlink() if before is None else target.write_bytes(before)
-        raise
-    return target
+    return published.keep(pd.DataFrame(rows, columns=list(published.COLUMNS)), out, path)
 
 
 def _write(folder: Path, stem: str, content: object) -> Path:

@@ -172,13 +172,9 @@ def caveats(points: pd.DataFrame, columns: Iterable[str]) -> list[str]:
             labels = sorted({label for label in points["fid_label"].dropna() if label not in ("", "FID")})
             kinds = ", ".join(label.removeprefix("FID").strip(" ()") for label in labels)
             notes.append(f"{names}: by {kinds}, not by the published weights; compare only among themselves.")
-        if name == "fid_patches" and "fid" in shown:
+        if name == "fid_patches":
             counts = points.loc[_few(points), "fid_patches"].astype(int)
-            span = "–".join(f"{count:,}" for count in sorted({counts.min(), counts.max()}))
-            notes.append(
-                f"FID of {span} patches, fewer than {ENOUGH_PATCHES:,}: biased upwards, and against decoders that sample; "
-                "compare KID, which is not."
-            )
+            notes += [f"{small_sample_note('fid', count)}." for count in sorted(set(counts))]
     return notes
 
 

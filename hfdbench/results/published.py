@@ -1,14 +1,16 @@
 """Numbers of others, each with its source, laid over a figure of the same dataset and protocol, and over no other.
 
 Conventions: one row is one value of one metric at one point. Files are CSV (UTF-8, a head line) or Parquet with the same
-columns, all of them present; empty means none. The bundled folder results/published/ is read first, then <out>/published/,
-where `hfdbench import` and users put theirs.
+columns, all of them present; empty means none. A byte-order mark, any line end and empty columns at the end, as spreadsheets
+write them, are ignored. The bundled folder results/published/ is read first, then <out>/published/, where `hfdbench import`
+and users put theirs.
 
     system          who is measured, as its paper calls it: HiFiC
     variant         which curve of it, when there are several: beta 2.56
     point           which point of the curve: the metrics of one point share it
     dataset         id of our dataset card: kodak, clic
-    protocol        how the metric was taken: `published` of its row in metrics.registry; another text never meets a figure of ours
+    protocol        how the metric was taken: `published` of its row in metrics.registry; another text, such as "fid256,
+                    pytorch-fid", never meets a figure of ours
     bpp             rate in bits per pixel, as the source averages it; > 0
     metric          a column of the points table that is a metric: psnr_db, fid
     value           in the unit of that column
@@ -20,6 +22,7 @@ where `hfdbench import` and users put theirs.
     note            what a reader must know, a few words; printed in captions
 """
 
+import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +32,7 @@ import pandas as pd
 
 from hfdbench.cards.find import bundled_root
 from hfdbench.errors import UsageError, unknown
+from hfdbench.files.atomic import write_text
 from hfdbench.metrics.registry import METRICS, PATCHES
 
 TEXT = ("system", "variant", "point", "dataset", "protocol", "metric", "badge", "source", "note")
@@ -60,51 +64,168 @@ class Overlay:
 
 
 def read(out: Path | None = None) -> pd.DataFrame:
-    """All published points: the bundled ones and those below `out`. Raises UsageError for a file that is not right."""
-    roots = [bundled_root() / "results", *([] if out is None else [Path(out)])]
-    folders = list(dict.fromkeys((root / "published").resolve() for root in roots))
-    paths = [path for folder in folders for kind in ("csv", "parquet") for path in sorted(folder.glob(f"*.{kind}"))]
-    frames = [read_file(path) for path in paths]
-    if not frames:
-        return pd.DataFrame(columns=list(COLUMNS))
-    every = pd.concat(frames, ignore_index=True)
+    """All published points: the bundled ones and those below `out`.
+
+    Parameters
+    ----------
+    out : Path, optional
+        Folder of results; its `published/` is read after the bundled one.
+
+    Returns
+    -------
+    DataFrame
+        The columns of COLUMNS.
+
+    Raises
+    ------
+    UsageError
+        For a file that is not right, or a point that is given twice.
+    """
+    every = _with_files(out)
     twice = every.duplicated(IDENTITY)
     if twice.any():
         row = every[twice].iloc[0]
+        same = every[(every[IDENTITY] == row[IDENTITY]).all(axis=1)]["file"].unique()
         raise UsageError(
-            f"{row['file']}: {_named(row)} is given twice (or in another file of {', '.join(map(str, folders))}); "
-            "remove one, or tell them apart by variant"
+            f"{row['file']}: {_named(row)} is given twice ({' and '.join(same)}); remove one, or tell them apart by variant"
         )
     return every.drop(columns="file")
 
 
+def _with_files(out: Path | None) -> pd.DataFrame:
+    """The points, and the file that each is from."""
+    roots = [bundled_root() / "results", *([] if out is None else [Path(out)])]
+    folders = list(dict.fromkeys((root / "published").resolve() for root in roots))
+    paths = [path for folder in folders for kind in ("csv", "parquet") for path in sorted(folder.glob(f"*.{kind}"))]
+    frames = [read_file(path) for path in paths]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*COLUMNS, "file"])
+
+
 def read_file(path: Path) -> pd.DataFrame:
     """One file of published points. Raises UsageError naming file, row, column, cause and hint."""
-    try:
-        frame = (
-            pd.read_parquet(path)
-            if path.suffix == ".parquet"
-            else pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
-        )
-    except Exception as error:
-        raise UsageError(f"{path}: cannot be read ({str(error).splitlines()[0]}); mend or delete it") from None
+    if path.suffix == ".parquet":
+        try:
+            frame = pd.read_parquet(path)
+        except Exception as error:
+            raise UsageError(f"{path}: cannot be read ({str(error).splitlines()[0]}); fix or delete it") from None
+    else:
+        frame = read_csv(path)
     for column in COLUMNS:
         if column not in frame.columns:
             raise UsageError(f'{path}: column "{column}" is missing; columns: {", ".join(COLUMNS)}')
     for column in frame.columns:
         if column not in COLUMNS:
             raise UsageError(f"{path}: {unknown('column', column, COLUMNS)}")
-    frame = frame[list(COLUMNS)]
+    return checked(frame, path).assign(file=str(path))
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """A CSV file as text cells, whatever program wrote it.
+
+    A byte-order mark, any line end, spaces around names, empty lines, and empty cells and columns at the end are ignored.
+
+    Raises
+    ------
+    UsageError
+        For a file that cannot be read, or a row with more cells than the head line names.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = [line for line in csv.reader(file, strict=True) if any(map(str.strip, line))]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); save it as CSV in UTF-8") from None
+    if not lines:
+        raise UsageError(f"{path}: is empty; give a head line and a row for each value")
+    head = [name.strip() for name in lines[0]]
+    while head and not head[-1]:
+        head.pop()
+    if len(head) == 1 and ";" in head[0]:
+        raise UsageError(f"{path}: its cells are separated by semicolons; save it with commas")
+    if len(set(head)) < len(head) or "" in head:
+        raise UsageError(f"{path}: a column has no name, or the name of another; fix its head line")
+    for number, line in enumerate(lines[1:], 2):
+        if any(map(str.strip, line[len(head) :])):
+            raise UsageError(f"{path}, row {number}: has {len(line)} cells, the head line names {len(head)}")
+    rows = [[cell.strip() for cell in line[: len(head)]] + [""] * (len(head) - len(line)) for line in lines[1:]]
+    return pd.DataFrame(rows, columns=head, dtype=object)
+
+
+def checked(frame: pd.DataFrame, name: Path | str) -> pd.DataFrame:
+    """The columns of COLUMNS in their types.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Cells as text or as numbers.
+    name : Path or str
+        What a message calls their file.
+
+    Raises
+    ------
+    UsageError
+        For a value that cannot be right, naming its row; the head line counts as row 1.
+    """
+    frame = frame[list(COLUMNS)].reset_index(drop=True)
     for column in TEXT:
         frame[column] = frame[column].fillna("").astype(str)
     for column in NUMBERS:
-        frame[column] = _numbers(path, frame, column)
+        frame[column] = _numbers(name, frame, column)
     for place, row in enumerate(frame.to_dict("records")):
-        _check(f"{path}, row {place + 2}", row)
-    return frame.assign(file=str(path))
+        _check(f"{name}, row {place + 2}", row)
+    return frame
 
 
-def _numbers(path: Path, frame: pd.DataFrame, column: str) -> pd.Series:
+def keep(rows: pd.DataFrame, out: Path, name: Path | str) -> Path:
+    """Write the points of one curve below `out`, as a file of their own that is named by system, variant and dataset.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        The columns of COLUMNS, of one system, variant and dataset.
+    out : Path
+        Folder of results.
+    name : Path or str
+        The file that they come from, for messages.
+
+    Returns
+    -------
+    Path
+        The file written. The same rows may be kept again.
+
+    Raises
+    ------
+    UsageError
+        When a value cannot be right, or a point of that name is there with other values; nothing is written then.
+    """
+    rows = checked(rows, name)
+    twice = rows[rows.duplicated(IDENTITY)]
+    if len(twice):
+        raise UsageError(f"{name}: {_named(twice.iloc[0])} is given twice; tell the curves apart by variant")
+    first = rows.iloc[0]
+    stem = "-".join(part for part in (first["system"], first["variant"], first["dataset"]) if part)
+    target = Path(out) / "published" / f"{''.join(c if c.isalnum() or c in '.+-' else '_' for c in stem)}.csv"
+    known = _with_files(out).set_index(IDENTITY)
+    for row in rows.to_dict("records"):
+        place = tuple(row[column] for column in IDENTITY)
+        if place not in known.index:
+            continue
+        same = known.loc[[place]].iloc[0]
+        if (same["bpp"], same["value"]) != (row["bpp"], row["value"]) or str(target.resolve()) != same["file"]:
+            raise UsageError(
+                f"{name}: {_named(row)} is known already, as {same['value']:g} at {same['bpp']:g} bpp from {same['source']} "
+                f"({same['file']}); name this curve with --variant, or delete that file to replace it"
+            )
+    if target.exists() and set(map(tuple, read_file(target)[IDENTITY].to_numpy())) - set(
+        map(tuple, rows[IDENTITY].to_numpy())
+    ):
+        raise UsageError(
+            f"{target}: holds other points of {first['system']}; name this curve with --variant, or delete the file"
+        )
+    write_text(target, rows.to_csv(index=False, lineterminator="\n"))
+    return target
+
+
+def _numbers(name: Path | str, frame: pd.DataFrame, column: str) -> pd.Series:
     given = frame[column].map(lambda value: None if value == "" else value)
     numbers = pd.to_numeric(given, errors="coerce").astype(float)
     wrong = ~numbers.map(math.isfinite) & given.notna()
@@ -112,7 +233,7 @@ def _numbers(path: Path, frame: pd.DataFrame, column: str) -> pd.Series:
         wrong |= numbers.isna()
     if wrong.any():
         index = wrong.idxmax()
-        raise UsageError(f'{path}, row {index + 2}: {column} "{frame[column][index]}" is not a number; mend it')
+        raise UsageError(f'{name}, row {index + 2}: {column} "{frame[column][index]}" is not a number; fix it')
     return numbers
 
 

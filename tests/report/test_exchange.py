@@ -87,7 +87,8 @@ def parsed(batch: dict) -> tuple[dict, list[dict]]:
 
 
 def test_codec_compare(results, tmp_path):
-    *batches, index = interchange.export_codec_compare(results, tmp_path / "to")
+    (*batches, index), notes = interchange.export_codec_compare(results, tmp_path / "to")
+    assert notes == []
     assert json.loads(index.read_text()) == [[path.name] for path in batches] and len(batches) == 2
     constants, rows = parsed(json.loads(batches[0].read_text()))
     assert constants["codec"] == "made" and "pillow" in constants["version"]
@@ -114,13 +115,23 @@ def changed(out, change) -> None:
 def test_codec_compare_has_no_holes(results):
     """Number(null) is 0 there: a missing value must not come."""
     changed(results, lambda rows: rows.assign(psnr_db=rows["psnr_db"].where(rows["image"] > 0), ms_ssim=None))
-    _, rows = parsed(interchange.codec_compare(interchange.curves(results)[0]))
+    batch, notes = interchange.codec_compare(interchange.curves(results)[0])
+    _, rows = parsed(batch)
     assert len(rows) == 3 * 3 and "msssim" not in rows[0]
+    assert "no image has a finite msssim" in notes[0] and "3 of 12 rows lack a distortion" in notes[1]
+
+
+def test_codec_compare_of_a_lossless_codec_keeps_sizes_and_times(results):
+    changed(results, lambda rows: rows.assign(psnr_db=None, identical=True, ms_ssim=1.0))
+    batch, notes = interchange.codec_compare(interchange.curves(results)[0])
+    _, rows = parsed(batch)
+    assert len(rows) == 3 * 4 and not {"psnr", "msssim"} & set(rows[0]) and rows[0]["encoded_size"] > 0
+    assert len(notes) == 2 and all("no image has a finite" in note for note in notes)
 
 
 def test_compressai_reads_what_is_exported(results, tmp_path):
     plot = pytest.importorskip("compressai.utils.plot.__main__")
-    path, _ = interchange.export_compressai(results, tmp_path / "to")
+    (path, _), _ = interchange.export_compressai(results, tmp_path / "to")
     points = Results(results).points().query("codec == 'made'").sort_values("bpp")
     read = plot.parse_json_file(path, "psnr")
     assert read["name"] == "made" and list(read["ys"]) == points["psnr_db"].tolist()
@@ -144,6 +155,31 @@ def test_import(tmp_path):
     assert len(published.read(tmp_path / "out").query("system == 'somebody2022'")) == 6
 
 
+def test_two_files_of_one_name_never_replace_each_other(tmp_path):
+    """As CompressAI's ..._mse_cuda.json and ..._ms-ssim_cuda.json are: both call themselves the same."""
+    first, second = tmp_path / "model_mse.json", tmp_path / "model_ms-ssim.json"
+    first.write_text(json.dumps(THEIRS))
+    second.write_text(json.dumps(THEIRS | {"results": {"bpp": [0.11, 0.22], "psnr-rgb": [27.0, 28.0]}}))
+    kept = interchange.import_compressai(first, "kodak", tmp_path / "out")
+    before = kept.read_bytes()
+    with pytest.raises(
+        UsageError, match=r"model_ms-ssim.json: somebody2022 1 kodak .* known already, as 28.5 .*--variant"
+    ):
+        interchange.import_compressai(second, "kodak", tmp_path / "out")
+    assert kept.read_bytes() == before
+    interchange.import_compressai(second, "kodak", tmp_path / "out", variant="MS-SSIM")
+    assert published.read(tmp_path / "out").query("system == 'somebody2022'")["variant"].value_counts().to_dict() == {
+        "": 6,
+        "MS-SSIM": 2,
+    }
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    file = tmp_path / "theirs.json"
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(THEIRS).encode())
+    interchange.import_compressai(file, "kodak", tmp_path / "out")
+
+
 def test_import_of_older_and_bare_files(tmp_path):
     """Without "-rgb", without name, without "results"."""
     file = tmp_path / "vtm.json"
@@ -156,7 +192,7 @@ def test_import_of_older_and_bare_files(tmp_path):
 
 
 def test_what_we_export_can_be_imported(results, tmp_path):
-    path, _ = interchange.export_compressai(results, tmp_path / "to")
+    (path, _), _ = interchange.export_compressai(results, tmp_path / "to")
     interchange.import_compressai(path, "made", tmp_path / "out")
     rows = published.read(tmp_path / "out").query("system == 'made' and metric == 'psnr_db'")
     points = Results(results).points().query("codec == 'made'").sort_values("bpp")

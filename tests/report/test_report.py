@@ -607,7 +607,7 @@ def test_few_patches_and_other_weights_are_named_in_every_form():
     columns = ["codec", "point", "fid", "kid"]
     for form in ("table", "markdown", "latex"):
         shown = tables.render_points(table(), form, columns)
-        assert "FID, KID: by refitted Inception" in shown and "FID of 192 patches, fewer than 2,048" in shown, form
+        assert "FID, KID: by refitted Inception" in shown and "FID over 192 patches (fewer than 2,048)" in shown, form
     for form in ("json", "csv"):
         shown = tables.render_points(table(), form, columns)
         assert "FID (refitted Inception)" in shown and "192" in shown, form

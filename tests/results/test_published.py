@@ -64,6 +64,13 @@ def test_the_bundled_points_are_valid_and_hold_what_papers_are_compared_with():
     assert hfd.loc["fid", ["bpp", "value", "plus_minus", "badge"]].tolist() == [0.0916, 3.8, 0.15, "digitised"]
     assert hfd.loc["psnr_db", "value"] == 29.56 and len(hfd) == 2
     hific = every.query("system == 'HiFiC' and point == 'lo' and dataset == 'clic'").set_index("metric")["value"]
+    crdr = every[every["system"].isin(["CRDR", "DC-VIC"]) & (every["metric"] == "fid")]
+    assert set(crdr["protocol"]) == {"fid256, pytorch-fid"}, "another resize rule: never laid over ours"
+    assert not every["protocol"].str.contains("unstated").any() and (read_off["bpp_plus_minus"] > 0).all()
+    stable = every.query("system == 'StableCodec' and dataset == 'clic' and point == '7'").set_index("metric")["value"]
+    assert stable["fid"] == 3.73 and stable["psnr_db"] == 24.58483
+    vtm = every.query("system == 'VTM' and dataset == 'clic' and badge == 're-run' and metric == 'psnr_db'")["value"]
+    assert vtm.iloc[0] == pytest.approx((250 * 29.337472706619277 + 178 * 27.955868976094447) / 428, abs=1e-5)
     assert hific["fid"] == pytest.approx(4.19737) and hific["psnr_db"] == pytest.approx(30.8697)
 
 
@@ -161,6 +168,33 @@ def test_a_wrong_point_is_refused_with_file_row_and_cure(change, message, tmp_pa
     with pytest.raises(UsageError, match=message) as error:
         published.read(tmp_path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_files_of_spreadsheets_are_read(ends, tmp_path):
+    """A byte-order mark, their line ends, empty cells and lines at the end, spaces around names."""
+    path = write(tmp_path, {"note": "ünï, code"})
+    head, row = path.read_text().splitlines()
+    lines = [f" {head.replace(',', ' , ')},,", f"{row},,", ",,,", ""]
+    path.write_bytes(("\ufeff" + ends.join(lines)).encode())
+    (found,) = published.read(tmp_path).query("system == 'Ours'").to_dict("records")
+    assert (found["value"], found["note"], found["bpp"]) == (30.0, "ünï, code", 0.25)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda text: text.replace("author-file,", "author-file,x,"), "row 2: has 14 cells, the head line names 13"),
+        (lambda text: text.replace(",", ";"), "separated by semicolons"),
+        (lambda text: text.replace("variant", "system"), "a column has no name, or the name of another"),
+        (lambda text: "", "is empty"),
+    ],
+)
+def test_a_csv_file_that_is_not_right_is_refused(change, message, tmp_path):
+    path = write(tmp_path, {"note": "last"})
+    path.write_text(change(path.read_text()))
+    with pytest.raises(UsageError, match=message):
+        published.read(tmp_path)
 
 
 def test_missing_columns_doubles_and_damaged_files_are_refused(tmp_path):
