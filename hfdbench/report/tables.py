@@ -18,7 +18,7 @@ import pandas as pd
 
 from hfdbench.analysis.curves import ENOUGH_PATCHES, FINGERPRINTED
 from hfdbench.errors import unknown
-from hfdbench.metrics.registry import METRICS, identity
+from hfdbench.metrics.registry import METRICS, identity, small_sample_note
 from hfdbench.report import text
 
 FORMATS = ("table", "json", "csv", "markdown", "latex")

@@ -175,7 +175,7 @@ def _completed(
         if not resize and len(tools) == 1:
             resize = tools[0]
         if not resize:
-            taken = set(same[same["metric"].map(_of_patches)]["protocol"])
+            taken = set(same[same["metric"].map(_of_patches).astype(bool)]["protocol"])
             if len(taken) == 1:
                 resize = taken.pop().partition(", ")[2] or "torch-fidelity"
                 found.append(f"known points of {_repository(source)} are by {resize}: {RESIZES.get(resize, resize)}")
