@@ -19,7 +19,6 @@ sha256, and read from there afterwards.
 import hashlib
 import importlib
 import os
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,8 +29,11 @@ from PIL import Image
 
 from hfdbench.cards.find import choose
 from hfdbench.cards.schema import DatasetCard
-from hfdbench.datasets.image_files import SUFFIXES, VERSION, picture_size, read_picture
+from hfdbench.datasets.folder import left_out, pictures_in, report_left_out
+from hfdbench.datasets.ids import FOLDER, DatasetId, folder_id, parse_id, printable
+from hfdbench.datasets.image_files import SUFFIXES, picture_size, read_picture, rules_version
 from hfdbench.errors import ImageError, Unavailable, UsageError
+from hfdbench.files import places
 from hfdbench.files.atomic import write_text
 
 CROP = 256
@@ -64,34 +66,53 @@ class Dataset:
 def open_dataset(
     spec: str, *, cards: Iterable[Path] = (), data_root: Path | None = None, limit: int | None = None
 ) -> Dataset:
-    """The dataset of a card's id or of "folder:PATH", or its first `limit` pictures.
+    """Open a dataset.
 
-    Raises UsageError for an unknown id, an empty folder or one that does not hold what its card says, and Unavailable, with
-    the line that mends it, for pictures that are not on this machine.
+    Parameters
+    ----------
+    spec : str
+        A card's id, "ID@N" for its first N images, or "folder:PATH". What a folder leaves out is named on stderr.
+    cards : iterable of Path
+        Further folders of cards.
+    data_root : Path or None
+        Folder of the downloaded datasets; see `find_data_root`.
+    limit : int or None
+        Only the first `limit` images.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    UsageError
+        For an unknown id, an empty folder or one that does not hold what its card says.
+    Unavailable
+        For images that are not on this machine, with the command that fetches them.
     """
-    if limit is not None and limit < 1:
+    base, number = parse_id(spec)
+    limits = [n for n in (limit, number) if n is not None]
+    if limits and min(limits) < 1:
         raise UsageError(f"--limit {limit}: must be at least 1")
-    if spec.startswith("folder:"):
-        folder = Path(spec.removeprefix("folder:")).expanduser()
+    limit = min(limits, default=None)
+    if base.startswith(FOLDER):
+        folder = Path(base.removeprefix(FOLDER)).expanduser()
         if not folder.is_dir():
             raise UsageError(f'dataset "{spec}": no such folder; give one that holds pictures')
-        paths = pictures_in(folder)
+        paths, others = pictures_in(folder), left_out(folder)
         if not paths:
-            raise UsageError(f'dataset "{spec}": no pictures in it; known suffixes: {" ".join(SUFFIXES)}')
+            held = f" ({', '.join(others[:3])})" if others else ""
+            raise UsageError(f'dataset "{spec}": no pictures in it{held}; known suffixes: {" ".join(SUFFIXES)}')
+        report_left_out(folder, others)
         return _folder_dataset(folder, paths, limit)
-    (card,) = choose(DatasetCard, [spec], cards)
+    (card,) = choose(DatasetCard, [base], cards)
     paths = packaged(card) if card.package else members(card, place(card, find_data_root(data_root)))
     return _card_dataset(card, paths, limit)
 
 
 def find_data_root(given: Path | None = None) -> Path:
     """Folder of the downloaded datasets: the given one, else HFDBENCH_DATA, else hfdbench/data in the user's cache folder."""
-    if given is not None:
-        return Path(given).expanduser()
-    if named := os.environ.get("HFDBENCH_DATA"):
-        return Path(named).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "hfdbench" / "data"
+    return places.data_root(given)
 
 
 def cropped(image: np.ndarray, crop: str, name: str) -> np.ndarray:
@@ -109,12 +130,6 @@ def cropped(image: np.ndarray, crop: str, name: str) -> np.ndarray:
     return np.array(Image.fromarray(square).resize((CROP, CROP), Image.Resampling.BICUBIC))
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """Picture files of a folder, by name; neither hidden ones nor those of folders inside it."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
-    return sorted((path for path in found if path.is_file()), key=lambda path: path.name)
-
-
 def place(card: DatasetCard, data_root: Path) -> Path:
     """Folder of a card's pictures. Raises Unavailable, with the line that fetches them, when it is not there."""
     folder = data_root / card.folder
@@ -127,17 +142,19 @@ def place(card: DatasetCard, data_root: Path) -> Path:
 def members(card: DatasetCard, folder: Path) -> list[Path]:
     """The pictures of a card in its folder, in order. Raises UsageError when the folder does not hold what the card says."""
     present = pictures_in(folder)
-    mend = f"move the folder away and run: hfdbench fetch {card.id}" if card.sources else "add or remove pictures"
+    hint = f"move the folder away and run: hfdbench fetch {card.id}" if card.sources else "add or remove pictures"
     if card.names:
-        return _named(card, folder, present, mend)
+        return _named(card, folder, present, hint)
     expected = card.pool or card.count
     if expected is not None and len(present) != expected:
+        others = left_out(folder)
+        other = f" (left out: {', '.join(others[:3])})" if others else ""
         raise UsageError(
-            f"dataset {card.id}: {folder} holds {len(present):,} pictures where {expected:,} are expected; {mend}"
+            f"dataset {card.id}: {folder} holds {len(present):,} pictures where {expected:,} are expected{other}; {hint}"
         )
     if not present:
-        raise UsageError(f"dataset {card.id}: {folder} holds no pictures; {mend}")
-    return _chosen(card, folder, present, mend) if card.pool else present
+        raise UsageError(f"dataset {card.id}: {folder} holds no pictures; {hint}")
+    return _chosen(card, folder, present, hint) if card.pool else present
 
 
 def listed_names(card: DatasetCard) -> list[str]:
@@ -156,7 +173,7 @@ def listed_names(card: DatasetCard) -> list[str]:
     names = content.decode().splitlines()
     if card.count is not None and len(names) != card.count:
         raise UsageError(
-            f'{card.source}: key "count": {card.count}, but {card.names} has {len(names)}; mend one of them'
+            f'{card.source}: key "count": {card.count}, but {card.names} has {len(names)}; correct one of them'
         )
     return names
 
@@ -174,18 +191,18 @@ def packaged(card: DatasetCard) -> list[Path]:
     return paths
 
 
-def _named(card: DatasetCard, folder: Path, present: Sequence[Path], mend: str) -> list[Path]:
+def _named(card: DatasetCard, folder: Path, present: Sequence[Path], hint: str) -> list[Path]:
     by_name = {path.stem: path for path in reversed(present)} | {path.name: path for path in present}
     names = listed_names(card)
     missing = [name for name in names if name not in by_name]
     if missing:
         raise UsageError(
-            f"dataset {card.id}: {folder} lacks {len(missing):,} of {len(names):,} pictures, {missing[0]} first; {mend}"
+            f"dataset {card.id}: {folder} lacks {len(missing):,} of {len(names):,} pictures, {missing[0]} first; {hint}"
         )
     return [by_name[name] for name in names]
 
 
-def _chosen(card: DatasetCard, folder: Path, present: Sequence[Path], mend: str) -> list[Path]:
+def _chosen(card: DatasetCard, folder: Path, present: Sequence[Path], hint: str) -> list[Path]:
     """The card's choice from its pool: as written down at the first opening, else made anew and written down."""
     record = folder.parent / f"{card.folder}-{card.count}.txt"
     by_name = {path.name: path for path in present}
@@ -199,7 +216,7 @@ def _chosen(card: DatasetCard, folder: Path, present: Sequence[Path], mend: str)
         return [by_name[name] for name in names]
     names = choice(present, card.count)
     if len(names) < card.count:
-        raise UsageError(f"dataset {card.id}: only {len(names):,} of {card.count:,} pictures are large enough; {mend}")
+        raise UsageError(f"dataset {card.id}: only {len(names):,} of {card.count:,} pictures are large enough; {hint}")
     body = "".join(f"{name}\n" for name in names)
     with suppress(UsageError):  # a read-only data root: the rule gives the same names next time
         write_text(record, f"# sha256 {hashlib.sha256(body.encode()).hexdigest()}\n{body}")
@@ -209,7 +226,7 @@ def _chosen(card: DatasetCard, folder: Path, present: Sequence[Path], mend: str)
 def choice(pool: Iterable[Path], count: int) -> list[str]:
     """The first `count` names, in the order of their sha256, of pictures with both sides of at least 256 pixels."""
     names = []
-    for path in sorted(pool, key=lambda path: hashlib.sha256(path.name.encode()).hexdigest()):
+    for path in sorted(pool, key=lambda path: hashlib.sha256(os.fsencode(path.name)).hexdigest()):
         try:
             large = min(picture_size(path)) >= CROP
         except ImageError as error:
@@ -222,14 +239,16 @@ def choice(pool: Iterable[Path], count: int) -> list[str]:
 
 
 def _digest(paths: Iterable[Path], crop: str) -> str:
-    digest = hashlib.sha256(f"ingest {VERSION}, crop {crop}\n".encode())
+    digest = hashlib.sha256(f"ingest 1, crop {crop}\n".encode())
     for path in paths:
         try:
             with open(path, "rb") as stream:
                 content = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError:
             content = "unreadable"  # becomes an error row when it is loaded; the others are still measured
-        digest.update(f"{content} {path.name}\n".encode())
+        version = rules_version(path)
+        rules = f" rules {version}" if version > 1 else ""
+        digest.update(f"{content} {path.name}{rules}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
@@ -241,12 +260,12 @@ def _card_dataset(card: DatasetCard, paths: Sequence[Path], limit: int | None) -
     whole = limit is None or limit >= len(paths)
     kept = paths[:limit]
     return Dataset(
-        id=card.id if whole else f"{card.id}@{len(kept)}",
+        id=str(DatasetId(card.id, None if whole else len(kept))),
         # The number of the whole set stands in no title but its own: 500 crops are never called COCO 30k.
         title=f"{card.title or card.id}, {'' if whole else 'subset of '}{_count(len(kept))}",
         protocol=card.protocol,
         crop=card.crop,
-        names=tuple(path.name for path in kept),
+        names=tuple(printable(path.name) for path in kept),
         paths=tuple(path.absolute() for path in kept),
         sha256=_digest(kept, card.crop),
         expected_patches=card.patches if whole else None,
@@ -257,14 +276,12 @@ def _folder_dataset(folder: Path, paths: Sequence[Path], limit: int | None) -> D
     whole = limit is None or limit >= len(paths)
     kept = paths[:limit]
     sha256 = _digest(kept, "none")
-    name = folder.resolve().name
-    plain = re.sub(r"[^a-z0-9._+-]+", "_", name.lower()).strip("_") or "root"
     return Dataset(
-        id=f"folder-{plain}-{sha256[:8]}" + ("" if whole else f"@{len(kept)}"),
-        title=f"{name}, {'' if whole else 'subset of '}{_count(len(kept))}",
+        id=str(DatasetId(folder_id(folder, sha256), None if whole else len(kept))),
+        title=f"{printable(folder.resolve().name)}, {'' if whole else 'subset of '}{_count(len(kept))}",
         protocol="fid256",
         crop="none",
-        names=tuple(path.name for path in kept),
+        names=tuple(printable(path.name) for path in kept),
         paths=tuple(path.absolute() for path in kept),
         sha256=sha256,
     )

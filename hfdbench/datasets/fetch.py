@@ -32,7 +32,8 @@ from urllib.parse import unquote, urlsplit
 
 from hfdbench import __version__
 from hfdbench.cards.schema import DatasetCard, Source
-from hfdbench.datasets.dataset import find_data_root, listed_names, members, packaged, pictures_in
+from hfdbench.datasets.dataset import find_data_root, listed_names, members, packaged
+from hfdbench.datasets.folder import pictures_in
 from hfdbench.datasets.image_files import SUFFIXES
 from hfdbench.errors import Unavailable, UsageError
 

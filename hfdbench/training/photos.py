@@ -17,11 +17,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from hfdbench.datasets.image_files import read_picture
+from hfdbench.datasets.image_files import image_suffix, read_picture
 from hfdbench.errors import ImageError
 from hfdbench.files.atomic import replacing, write_text
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp"}
 log = logging.getLogger(__name__)
 
 
@@ -96,7 +95,7 @@ def read_photos(folder: Path, smallest_side: int, cache: Path) -> Photos:
     OSError
         The file of pixels cannot be written.
     """
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = sorted(path for path in Path(folder).rglob("*") if image_suffix(path.name) and path.is_file())
     listing = hashlib.sha256()
     for path in files:
         stat = path.stat()
