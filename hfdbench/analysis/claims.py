@@ -22,8 +22,9 @@ from hfdbench.analysis import bootstrap
 from hfdbench.analysis import intervals as uncertainty
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard
-from hfdbench.datasets.dataset import find_data_root, open_dataset
+from hfdbench.datasets.dataset import open_dataset
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files import places
 from hfdbench.pipeline.plan import Request
 from hfdbench.results.stored import Results, StoredTrial
 
@@ -83,7 +84,7 @@ def from_stored(
     """`claims`, with the pictures of claim 8 where dataset and cards are at hand."""
     cards = find_cards(CodecCard, folders)
     try:
-        pictures = open_dataset(dataset, cards=folders, data_root=find_data_root(data_root), limit=limit)
+        pictures = open_dataset(dataset, cards=folders, data_root=places.data_root(data_root), limit=limit)
     except (UsageError, Unavailable):
         return claims(out, dataset, f"{dataset}@{limit}" if limit else None, metric=metric)
     return claims(out, dataset, pictures.id, metric=metric, pictures=stored_pictures(cards, pictures))

@@ -18,6 +18,7 @@ from PIL import Image
 from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.protocol import load_codec
 from hfdbench.datasets.dataset import Dataset, open_dataset
+from hfdbench.datasets.ids import parse_id
 from hfdbench.errors import ImageError, StreamError, Unavailable, UsageError
 from hfdbench.files.atomic import replacing
 from hfdbench.results.parquet import read_batches
@@ -50,8 +51,7 @@ def originals(
 
     folders: "folder:PATH" of datasets that have no card.
     """
-    name, _, limit = dataset_id.partition("@")
-    limit = int(limit) if limit else None
+    name, limit = parse_id(dataset_id)
     try:
         found = [open_dataset(spec, limit=limit) for spec in folders if name.startswith("folder-")]
         dataset = next((one for one in found if one.id == dataset_id), None)

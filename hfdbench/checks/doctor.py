@@ -8,6 +8,7 @@ from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard, DatasetCard
 from hfdbench.codecs.protocol import load_codec
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files import places
 from hfdbench.metrics.image.measure import BY_NAME, Place, open_measure
 
 
@@ -62,11 +63,11 @@ def _codec(card: CodecCard) -> Finding:
 
 
 def _dataset(card: DatasetCard, data_root: Path | None, cards: Iterable[Path]) -> Finding:
-    from hfdbench.datasets.dataset import find_data_root, open_dataset
+    from hfdbench.datasets.dataset import open_dataset
 
     name = f"dataset {card.id}"
     try:
-        opened = open_dataset(card.id, cards=cards, data_root=find_data_root(data_root))
+        opened = open_dataset(card.id, cards=cards, data_root=places.data_root(data_root))
     except Unavailable as error:
         reason = error.reason.removeprefix(f"dataset {card.id} is not on this machine ").strip("()")
         return Finding(name, f"not here: {reason}", error.hint)
@@ -76,12 +77,11 @@ def _dataset(card: DatasetCard, data_root: Path | None, cards: Iterable[Path]) -
 
 
 def _inception(given: Path | None, data_root: Path | None) -> Finding:
-    from hfdbench.datasets.dataset import find_data_root
     from hfdbench.metrics.networks.inception import Inception, find_inception
 
     name = "Inception weights (FID, KID)"
     try:
-        path = find_inception(given, find_data_root(data_root), allow_download=False)
+        path = find_inception(given, places.data_root(data_root), allow_download=False)
         return Finding(name, f"here: {Inception(path).label} from {path}")
     except Unavailable as error:
         return Finding(name, f"not here: {error.reason}; a run downloads them", error.hint)
@@ -90,11 +90,10 @@ def _inception(given: Path | None, data_root: Path | None) -> Finding:
 
 
 def _measure(name: str, data_root: Path | None) -> Finding:
-    from hfdbench.datasets.dataset import find_data_root
 
     what = f"metric {name}"
     try:
-        measure = open_measure(name, Place(data_root=find_data_root(data_root), allow_download=False))
+        measure = open_measure(name, Place(data_root=places.data_root(data_root), allow_download=False))
     except Unavailable as error:
         return Finding(what, f"not here: {error.reason}", error.hint)
     except UsageError as error:

@@ -19,6 +19,7 @@ from hfdbench.cli.options import (
     Workers,
 )
 from hfdbench.cli.terminal import Bar, chosen, complain, filtered
+from hfdbench.datasets.ids import parse_id
 
 if TYPE_CHECKING:
     pass
@@ -97,9 +98,8 @@ def report(
 
 def titled(dataset: str, titles: dict[str, str]) -> str:
     """Title of a dataset; a subset says that it is one."""
-    name, _, limit = dataset.partition("@")
-    title = titles.get(name, name)
-    return f"{title}, first {limit} images" if limit else title
+    found = parse_id(dataset)
+    return found.title(titles.get(found.base, found.base))
 
 
 def show(

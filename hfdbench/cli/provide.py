@@ -16,6 +16,7 @@ from hfdbench.cli.options import (
     Out,
 )
 from hfdbench.cli.terminal import chosen
+from hfdbench.datasets.ids import parse_id
 from hfdbench.errors import Unavailable, UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def import_(
     from hfdbench.results import audit as audits
     from hfdbench.results import published
 
-    card = choose(DatasetCard, [dataset.partition("@")[0]], cards or ())[0].model_copy(update={"id": dataset})
+    card = choose(DatasetCard, [parse_id(dataset).base], cards or ())[0].model_copy(update={"id": dataset})
     labels = {"system": system, "variant": variant, "badge": badge, "source": source}
     if form is Foreign.compressai:
         if audit or by or resize or patches or network or rate:

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.worker import receive, send
+from hfdbench.files import places
 
 HIDDEN = ("HFDBENCH_DATA", "HFDBENCH_INCEPTION", "PWD", "OLDPWD")  # what would tell a codec where the pictures are
 CACHES = {"TORCH_HOME": "torch", "HF_HOME": "huggingface"}  # in the user's cache folder
@@ -175,8 +176,7 @@ class _Process:
 def _away_from_home(home: Path) -> dict[str, str]:
     """The environment of a process with an empty home, that still finds what torch and Hugging Face have downloaded."""
     home.mkdir()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    found = {name: os.environ.get(name) or str(cache / folder) for name, folder in CACHES.items()}
+    found = {name: os.environ.get(name) or str(places.xdg_cache() / folder) for name, folder in CACHES.items()}
     return {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache"), **found}
 
 

@@ -75,7 +75,7 @@ def open_dataset(
     cards : iterable of Path
         Further folders of cards.
     data_root : Path or None
-        Folder of the downloaded datasets; see `find_data_root`.
+        Folder of the downloaded datasets; see `hfdbench.files.places`.
     limit : int or None
         Only the first `limit` images.
 
@@ -106,13 +106,8 @@ def open_dataset(
         report_left_out(folder, others)
         return _folder_dataset(folder, paths, limit)
     (card,) = choose(DatasetCard, [base], cards)
-    paths = packaged(card) if card.package else members(card, place(card, find_data_root(data_root)))
+    paths = packaged(card) if card.package else members(card, place(card, places.data_root(data_root)))
     return _card_dataset(card, paths, limit)
-
-
-def find_data_root(given: Path | None = None) -> Path:
-    """Folder of the downloaded datasets: the given one, else HFDBENCH_DATA, else hfdbench/data in the user's cache folder."""
-    return places.data_root(given)
 
 
 def cropped(image: np.ndarray, crop: str, name: str) -> np.ndarray:

@@ -32,10 +32,11 @@ from urllib.parse import unquote, urlsplit
 
 from hfdbench import __version__
 from hfdbench.cards.schema import DatasetCard, Source
-from hfdbench.datasets.dataset import find_data_root, listed_names, members, packaged
+from hfdbench.datasets.dataset import listed_names, members, packaged
 from hfdbench.datasets.folder import pictures_in
 from hfdbench.datasets.image_files import SUFFIXES
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files import places
 
 CHUNK = 1 << 20
 # Pictures are compressed already: an archive that unpacks to much more than itself is a bomb.
@@ -77,7 +78,7 @@ def fetch(
     """
     if card.package:
         return Fetched(card.id, None, len(packaged(card)), fresh=False)
-    root = find_data_root(data_root)
+    root = places.data_root(data_root)
     folder = root / card.folder
     if folder.is_dir() and any(folder.iterdir()):
         return Fetched(card.id, folder, len(members(card, folder)), fresh=False)

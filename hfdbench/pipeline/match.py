@@ -19,8 +19,9 @@ from hfdbench.cards.schema import CodecCard, Point
 from hfdbench.codecs.identity import identity, stream_key
 from hfdbench.codecs.mixed import fraction
 from hfdbench.codecs.pool import CodecFailed, Pool, in_order
-from hfdbench.datasets.dataset import Dataset, find_data_root, open_dataset
+from hfdbench.datasets.dataset import Dataset, open_dataset
 from hfdbench.errors import ImageError, Unavailable, UsageError, unknown
+from hfdbench.files import places
 from hfdbench.files.atomic import write_text
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import Progress
@@ -57,7 +58,9 @@ def match(request: Request, other: str, progress: Progress, tolerance: float = 0
     Raises UsageError when nothing can be solved, Unavailable when the dataset is not here.
     """
     (card,), (spec,) = request.codecs, request.datasets
-    dataset = open_dataset(spec, cards=request.cards, data_root=find_data_root(request.data_root), limit=request.limit)
+    dataset = open_dataset(
+        spec, cards=request.cards, data_root=places.data_root(request.data_root), limit=request.limit
+    )
     wanted = _wanted(request, other, dataset)
     solved, left_out = [], []
     with Pool("encoder", request.workers, request.device, request.timeout_s) as pool:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.identity import identity, stream_key, trial_key
+from hfdbench.datasets.ids import parse_id
 from hfdbench.errors import Unavailable, UsageError, unknown
+from hfdbench.files import places
 
 if TYPE_CHECKING:
     from hfdbench.datasets.dataset import Dataset
@@ -78,7 +80,7 @@ class Plan:
 
 def make_plan(request: Request) -> Plan:
     """Check the request and list its trials. Raises UsageError for anything wrong that can be known beforehand."""
-    from hfdbench.datasets.dataset import find_data_root, open_dataset
+    from hfdbench.datasets.dataset import open_dataset
 
     if request.workers < 1:
         raise UsageError(f"--workers {request.workers}: must be at least 1")
@@ -91,7 +93,7 @@ def make_plan(request: Request) -> Plan:
     for point in request.points:
         if point not in known:
             raise unknown("point", point, known)
-    root = find_data_root(request.data_root)
+    root = places.data_root(request.data_root)
     datasets = []
     for spec in dict.fromkeys(request.datasets):
         try:
@@ -109,7 +111,7 @@ def make_plan(request: Request) -> Plan:
                 continue
             wanted = []
             for dataset in datasets:
-                reason = card.skipped(point.id, dataset.id.partition("@")[0])  # a skip holds for subsets too
+                reason = card.skipped(point.id, parse_id(dataset.id).base)  # a skip holds for subsets too
                 if reason is None:
                     wanted.append(dataset)
                 else:

@@ -21,8 +21,9 @@ import pyarrow as pa
 
 from hfdbench.codecs.identity import key
 from hfdbench.codecs.pool import CodecFailed, Pool, in_order
-from hfdbench.datasets.dataset import Dataset, find_data_root
+from hfdbench.datasets.dataset import Dataset
 from hfdbench.errors import ImageError, Unavailable, UsageError
+from hfdbench.files import places
 from hfdbench.metrics.distribution.patches import patches
 from hfdbench.metrics.image.measure import BY_NAME, Measure, Place, open_measure
 from hfdbench.metrics.networks.extractors import ALWAYS, Extractor, Network, find_extractor, parse_feature
@@ -183,7 +184,7 @@ class _Run:
     def extractors(self) -> dict[str, Extractor]:
         """Those that are always used and those asked for, if they are here; the others stand in `absent`."""
         request, found = self.request, {}
-        root = find_data_root(request.data_root)
+        root = places.data_root(request.data_root)
         asked = {name: None for name in ALWAYS} | {"inception": request.inception}
         for name, file in (asked | dict(map(parse_feature, request.features))).items():
             try:
@@ -203,7 +204,7 @@ class _Run:
     def measures(self) -> dict[str, Measure]:
         """Those asked for that work here; the others stand in `unmeasured`. Raises UsageError for an unknown name."""
         request, found = self.request, {}
-        root, weights = find_data_root(request.data_root), dict(request.weights)
+        root, weights = places.data_root(request.data_root), dict(request.weights)
         for name in weights:
             if name not in request.metrics:
                 raise UsageError(f"--weights {name}=…: {name} is not asked for; add --metric {name}")

@@ -16,8 +16,8 @@ from pydantic import Field
 
 from hfdbench.cards.find import bundled_root, choose
 from hfdbench.cards.schema import CodecCard, Id, Table, read_toml, validated
-from hfdbench.datasets.dataset import find_data_root
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files import places
 from hfdbench.files.atomic import write_text
 from hfdbench.hfd.weights import read_autoencoder
 from hfdbench.metrics.networks.inception import find_inception
@@ -206,7 +206,7 @@ def default_perceptual(recipe: Recipe, data_root: Path | None) -> Path:
     if recipe.perceptual != "inception":
         raise UsageError(f"the perceptual loss needs the weights of {recipe.perceptual}; give --perceptual FILE")
     try:
-        return find_inception(None, find_data_root(data_root))
+        return find_inception(None, places.data_root(data_root))
     except Unavailable as error:
         raise UsageError(f"the perceptual loss has no network: {error}; or give --perceptual FILE") from None
 

@@ -24,7 +24,7 @@ import torch
 
 from hfdbench.cards.find import choose
 from hfdbench.cards.schema import CodecCard
-from hfdbench.datasets.dataset import find_data_root
+from hfdbench.files import places
 from hfdbench.hfd.decoder import Sampling
 from hfdbench.hfd.weights import configured, read_decoder
 from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
@@ -103,7 +103,7 @@ def main() -> None:
     originals = [central(found.images[k], asked.side) for k in chosen]
     below = [base.reconstruct(image, 0)[0] for image in originals]
     owner = np.concatenate([[k] * len(patches(image, asked.stride)) for k, image in enumerate(originals)])
-    inception = Inception(find_inception(None, find_data_root(None)))
+    inception = Inception(find_inception(None, places.data_root(None)))
     asked.cache.mkdir(parents=True, exist_ok=True)
 
     def kept(label: str, make):

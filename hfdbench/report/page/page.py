@@ -27,6 +27,7 @@ from hfdbench.analysis.curves import ENOUGH_PATCHES, IDENTITIES, stored_interval
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard
 from hfdbench.datasets.dataset import open_dataset
+from hfdbench.datasets.ids import parse_id
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files.atomic import replacing, write_text
 from hfdbench.metrics.distribution.influence import pull
@@ -102,7 +103,7 @@ def write_page(
     table = pd.DataFrame([trial.row for trial in trials])
     ink = inks(table, {card.id: card.kind for card in codecs.values()})
     grouped = {name: [t for t in trials if t.row["dataset"] == name] for name in sorted(set(table["dataset"]))}
-    sections = [_section(name, some, datasets.get(name.partition("@")[0])) for name, some in grouped.items()]
+    sections = [_section(name, some, datasets.get(parse_id(name).base)) for name, some in grouped.items()]
     document = {
         "version": __version__,
         "plotly": version("plotly"),
@@ -180,7 +181,7 @@ def _trials(results: Results, only_codecs: Sequence[str], only_datasets: Sequenc
     found = []
     for trial in results.newest():
         row = trial.row
-        names = {row["dataset"], row["dataset"].partition("@")[0]}
+        names = {row["dataset"], parse_id(row["dataset"]).base}
         if (not only_codecs or row["codec"] in only_codecs) and (not only_datasets or names & set(only_datasets)):
             found.append(trial)
     if not found:
@@ -193,8 +194,8 @@ def _section(name: str, trials: list[StoredTrial], card: DatasetCard | None) -> 
     """A dataset: its images, and its points with the numbers of each image."""
     crops = {trial.name: trial.read_images().to_pylist() for trial in trials}
     widest = max(crops.values(), key=len)
-    limit = name.partition("@")[2]
-    title = (card.title if card and card.title else name) + (f", first {limit} images" if limit else "")
+    found = parse_id(name)
+    title = found.title(card.title if card and card.title else found.base)
     points = []
     for trial in trials:
         by_image = {crop["image"]: crop for crop in crops[trial.name] if crop["status"] == "ok"}
