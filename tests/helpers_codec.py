@@ -1,15 +1,18 @@
 """Small real codecs: one that works, and ones that fail in each way a codec can."""
 
 import ctypes
+import io
 import json
 import os
 import sys
 import tempfile
 import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from hfdbench.errors import StreamError, Unavailable
 
@@ -103,15 +106,37 @@ class Smuggler:
             (folder / "original.npy").write_bytes(image.tobytes())
             places.append(str(folder / "original.npy"))
         type(self).original = image
-        return json.dumps({"places": places, "pid": os.getpid()}).encode()
+        return json.dumps({"places": places, "folder": os.environ["HFDBENCH_WORKER"]}).encode()
 
     def decode(self, stream: bytes, *, seed: int) -> np.ndarray:
         sent = json.loads(stream)
         found = {
             "original": hasattr(type(self), "original") or any(Path(place).exists() for place in sent["places"]),
-            "encoder": Path(f"/proc/{sent['pid']}").exists() or sent["pid"] == os.getpid(),
+            "encoder": any(sent["folder"] in text for text in _environments()),
             "here": os.listdir() + os.listdir(tempfile.gettempdir()),
-            "environment": "\n".join(f"{name}={value}" for name, value in sorted(os.environ.items())),
+            "environment": [name for name, value in os.environ.items() if "secret-pictures" in f"{name} {value}"],
+            "data": "HFDBENCH_DATA" in os.environ,
             "arguments": sys.argv[1:],
         }
         raise ValueError("found " + json.dumps(found))
+
+
+def _environments() -> list[str]:
+    """Environments of all processes that can be seen."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            found.append(path.read_text(errors="replace"))
+    return found
+
+
+class PNG:
+    """Lossless; its streams are PNG files."""
+
+    def encode(self, image: np.ndarray) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        return file.getvalue()
+
+    def decode(self, stream: bytes, *, seed: int) -> np.ndarray:
+        return np.array(Image.open(io.BytesIO(stream)))

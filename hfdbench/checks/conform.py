@@ -23,13 +23,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.pool import CodecFailed, Pool
+from hfdbench.datasets.dataset import open_dataset
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files import places
 
 ODD = ((1, 97), (97, 1), (255, 257))
 NATURAL = ((180, 236), (180, 236))
@@ -101,6 +104,7 @@ class _Kit:
         self.timeout_s, self.memory_gib = timeout_s, memory_gib
         self.began = time.time()
         self.images = _images(megapixels)
+        self.hidden = (places.data_root(), Path("results").absolute(), *open_dataset("samples").paths)
         self.streams: dict[str, bytes | CodecFailed] = {}
         self.again: dict[str, bytes | CodecFailed] = {}  # in another process and order
         self.here: dict[str, np.ndarray | CodecFailed] = {}  # decoded where they were encoded
@@ -111,7 +115,7 @@ class _Kit:
         self.pool = self._pool("decoder")
 
     def _pool(self, role: str) -> Pool:
-        return Pool(role, 1, self.device, self.timeout_s, self.began)
+        return Pool(role, 1, self.device, self.timeout_s, self.began, hidden=self.hidden, retries=0)
 
     def _encode(self, pool: Pool, name: str) -> bytes | CodecFailed:
         image = self.images[name]
@@ -362,8 +366,6 @@ def _mse(a: np.ndarray, b: np.ndarray) -> float:
 @cache
 def _images(megapixels: float) -> dict[str, np.ndarray]:
     """What is coded, by name: photographs at awkward sizes, grey, flat patches, random tiles; the large one last."""
-    from hfdbench.datasets.dataset import open_dataset
-
     photographs = open_dataset("samples")
     load = {photographs.names[i].partition(".")[0]: i for i in range(len(photographs.names))}
     coffee, chelsea = (photographs.load(load[name]) for name in ("coffee", "chelsea"))

@@ -39,6 +39,9 @@ def run(
     device: DeviceOption = Device.auto,
     workers: Workers = 1,
     timeout_s: Annotated[float | None, typer.Option("--timeout-s", help="Seconds that one image may take.")] = None,
+    require_seal: Annotated[
+        bool, typer.Option("--require-seal", help="Refuse to run where codecs cannot be kept in a sandbox.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     inception: Inception = None,
     feature: Features = None,
@@ -63,6 +66,7 @@ def run(
         device=chosen(device),
         workers=workers,
         timeout_s=timeout_s,
+        require_seal=require_seal,
         inception=inception,
         features=tuple(feature or ()),
         data_root=data_root,

@@ -162,6 +162,18 @@ def programs_of(options: dict[str, Any]) -> dict[str, Path]:
     return found
 
 
+def named_files(options: dict[str, Any]) -> list[str]:
+    """Files and folders that a point's options name, and the folders of its programs: what its codec must see."""
+    try:
+        programs = programs_of(options)
+    except Unavailable:
+        programs = {}
+    extra = options.get("env")
+    environment = {**os.environ, **extra} if isinstance(extra, dict) else dict(os.environ)
+    words = [ENVIRONMENT.sub(lambda match: environment.get(match[1], ""), word) for word in _words(options)]
+    return [*(str(path.parent) for path in programs.values()), *(word for word in words if os.path.isabs(word))]
+
+
 def _words(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value

@@ -1,35 +1,67 @@
-"""Worker processes from the outside: start them, ask them, outlive them."""
+"""Worker processes from the outside: start them in their sandbox, ask them within limits, outlive them.
 
+Conventions: what a worker answers is not trusted. Lengths are bounded before anything is read, messages are cut and
+without control characters, times are the larger of the worker's and of what this process's monotonic clock says.
+
+Limits, where none is given: a call may take 300 s and an hour a megapixel; a process tree 4 GiB and 4 KiB a pixel (8 GiB
+on a GPU); a stream 8 bytes a pixel; a picture what the original takes.
+"""
+
+import json
 import os
 import queue
+import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections import deque
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, Any, BinaryIO, TypeVar, cast
 
 from hfdbench.cards.schema import CodecCard
-from hfdbench.codecs.worker import receive, send
+from hfdbench.codecs import sandbox
+from hfdbench.codecs.identity import named_files
+from hfdbench.codecs.protocol import base_card, search_path
+from hfdbench.codecs.sandbox import LEVELS, LIMIT, REFUSED, Policy
+from hfdbench.codecs.worker import LENGTHS, THREADS, exactly, send
+from hfdbench.errors import UsageError, unknown
 from hfdbench.files import places
 
-HIDDEN = ("HFDBENCH_DATA", "HFDBENCH_INCEPTION", "PWD", "OLDPWD")  # what would tell a codec where the pictures are
+HIDDEN = ("HFDBENCH_DATA", "HFDBENCH_INCEPTION", "PWD", "OLDPWD")  # what would tell a codec where the images are
 CACHES = {"TORCH_HOME": "torch", "HF_HOME": "huggingface"}  # in the user's cache folder
-J, R = TypeVar("J"), TypeVar("R")
+LOAD_S, CALL_S, MEGAPIXEL_S = 600.0, 300.0, 3600.0
+HEADER_BYTES, MESSAGE = 1 << 20, 2000
+STREAM_BYTES_PER_PIXEL, LEAST_STREAM = 8, 1 << 20
+CLOSING_S = 5.0  # between the end of a process's pipe and its own
+LARGEST = 1 << 26  # pixels of an image whose size is not known
+MEMORY, MEMORY_CUDA, MEMORY_PER_PIXEL = 4 << 30, 8 << 30, 4 << 10
+SHUFFLED = 32  # streams among which the next one is drawn
+J = TypeVar("J")
+R = TypeVar("R")
 
 
 class CodecFailed(Exception):
-    """The codec raised (`type` is its exception's name), ended its process or took too long: an error row, not the end."""
+    """The codec raised, ended its process, took too long or too much: an error row, not the end of a run.
 
-    def __init__(self, message: str, type: str = ""):
+    Parameters
+    ----------
+    message : str
+        What happened.
+    type : str
+        Name of the codec's exception; empty when it did not raise.
+    passing : bool
+        Whether it may go well another time: the process died or reached a limit.
+    """
+
+    def __init__(self, message: str, type: str = "", passing: bool = False):
         super().__init__(f"{type}: {message}" if type else message)
-        self.message, self.type = message, type
+        self.message, self.type, self.passing = message, type, passing
 
 
 class Stopped(Exception):
@@ -37,37 +69,124 @@ class Stopped(Exception):
 
 
 def cores() -> int:
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Pool:
-    """Processes of one role ("encoder" or "decoder"), each asked by one thread at a time.
+@dataclass(frozen=True)
+class Limits:
+    """What one call may take."""
 
-    A process starts when it is first needed, in a fresh empty folder with a temporary folder of its own, both removed
-    with it; points of one card share it, another card gets a new one. `watch_s`: time since which a side file counts
-    as one; the processes are then watched (see worker) and get a home folder of their own, too.
+    seconds: float
+    memory_bytes: int
+    answer_bytes: int
+    given: bool = False  # the seconds are the user's
+
+    @classmethod
+    def of(cls, do: str, pixels: int | None, device: str, timeout_s: float | None) -> "Limits":
+        """Those of a request for so many pixels."""
+        pixels = LARGEST if pixels is None else pixels
+        seconds = LOAD_S if do == "load" else CALL_S + MEGAPIXEL_S * pixels / 1e6
+        base = MEMORY if device == "cpu" else MEMORY_CUDA
+        answers = {"encode": LEAST_STREAM + STREAM_BYTES_PER_PIXEL * pixels, "decode": 3 * pixels}
+        answers["decode_batch"] = answers["decode"]
+        if timeout_s is not None:
+            seconds = max(seconds, timeout_s) if do == "load" else timeout_s
+        memory_bytes = base + MEMORY_PER_PIXEL * pixels
+        return cls(seconds, memory_bytes, answers.get(do, 0), given=timeout_s is not None)
+
+
+class Pool:
+    """Processes of one role, each asked by one thread at a time.
+
+    A process starts when it is first needed, in a sandbox with empty folders of its own, all removed with it; points of
+    one card share it, another card gets a new one.
+
+    Parameters
+    ----------
+    role : str
+        "encoder" or "decoder".
+    count : int
+        Processes at once.
+    device : str
+        "cpu" or "cuda".
+    timeout_s : float, optional
+        Seconds that a call may take, instead of the limit by size.
+    watch_s : float, optional
+        Time since which a side file counts as one; the processes are then watched (see `hfdbench.codecs.worker`).
+    hidden : iterable of Path
+        Files and folders that no codec may see: images, data root, results.
+    retries : int
+        How often a call is made again, in a new process, when its process died or reached a limit.
     """
 
-    def __init__(self, role: str, count: int, device: str, timeout_s: float | None, watch_s: float | None = None):
+    def __init__(
+        self,
+        role: str,
+        count: int,
+        device: str,
+        timeout_s: float | None = None,
+        watch_s: float | None = None,
+        *,
+        hidden: Iterable[Path] = (),
+        retries: int = 1,
+    ):
         self.role, self.count, self.device, self.timeout_s, self.watch_s = role, count, device, timeout_s, watch_s
+        self.retries = retries
+        self.hidden = tuple(dict.fromkeys(path for name in hidden for path in _both_names(name)))
+        self.prepared: set[tuple[str, str]] = set()
         self._all = [_Process(self) for _ in range(count)]
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         for process in self._all:
             self._idle.put(process)
         self.closed = False
 
-    def ask(self, card: CodecCard, point: str, header: dict, body: bytes | memoryview = b"") -> tuple[dict, bytes]:
-        """One answer of the codec. Raises CodecFailed, after which the next question finds a new process if need be."""
+    def ask(
+        self, card: CodecCard, point: str, header: dict, body: bytes | memoryview = b"", pixels: int | None = None
+    ) -> tuple[dict, bytes]:
+        """One answer of the codec.
+
+        Parameters
+        ----------
+        card, point
+            The codec.
+        header : dict
+            The request (see `hfdbench.codecs.worker`); an empty one only builds the codec.
+        body : bytes
+            Pixels or stream.
+        pixels : int, optional
+            Of the image that is coded or decoded; the call's limits follow from it.
+
+        Raises
+        ------
+        CodecFailed
+            After which the next request finds a new process if need be.
+        Stopped
+            The pool was closed meanwhile.
+        """
         process = self._idle.get()
+        if pixels is None and "shape" in header:
+            pixels = header["shape"][0] * header["shape"][1]
         try:
-            process.load(card, point)
-            return process.exchange(header, body) if header else ({}, b"")
+            for attempt in range(self.retries + 1):
+                try:
+                    process.load(card, point)
+                    return process.exchange(header, body, pixels) if header else ({}, b"")
+                except CodecFailed as error:
+                    if not error.passing:
+                        raise
+                    if attempt == self.retries:
+                        again = f", {attempt + 1} times in a row" if attempt else ""
+                        raise CodecFailed(error.message + again, error.type, passing=True) from None
+            raise AssertionError("unreachable")
         finally:
             self._idle.put(process)
 
     def close(self) -> None:
-        """Kill every process and remove its folder."""
+        """End every process with all that it started, wait until they are gone, and remove their folders."""
         self.closed = True
+        for process in self._all:
+            process.end()
         for process in self._all:
             process.stop()
 
@@ -78,128 +197,385 @@ class Pool:
         self.close()
 
 
+# ---- the seal: which level this machine allows is found when the first process starts
+
+_level = 0  # index into LEVELS
+_found = False  # whether a process has started at that level
+
+
+def _levels() -> list[str]:
+    forced = os.environ.get("HFDBENCH_SEAL")
+    if forced:
+        if forced not in LEVELS:
+            raise unknown("seal (HFDBENCH_SEAL)", forced, LEVELS)
+        return [forced]
+    return list(LEVELS[_level:]) if sys.platform == "linux" else ["process"]
+
+
+def find_seal() -> str:
+    """What this machine can keep a codec from: "sandbox" or "process", as results call it.
+
+    A process is started to see, unless one was before.
+    """
+    return sandbox.seal(find_level())
+
+
+def find_level() -> str:
+    """The level of `hfdbench.codecs.sandbox` that processes of this machine get."""
+    if not _found:
+        with Pool("codec", 1, "cpu") as pool:
+            pool._all[0].probe()
+    return _levels()[0]
+
+
+def require_sandbox() -> None:
+    """Raise UsageError where codecs cannot be kept from the rest of the machine."""
+    if find_seal() != "sandbox":
+        raise UsageError(
+            "--require-seal: this machine allows neither namespaces of an unprivileged user nor Landlock; "
+            "allow one of them (sysctl kernel.unprivileged_userns_clone=1) or run without --require-seal"
+        )
+
+
 class _Process:
     def __init__(self, pool: Pool):
         self._pool, self._lock = pool, threading.Lock()
         self._popen: subprocess.Popen | None = None
-        self._folder = self._errors = self._loaded = None
+        self._folder: Path | None = None
+        self._errors: IO[bytes] | None = None
+        self._control: int | None = None
+        self._loaded: tuple[str, str] | None = None
+        self._memory_bytes = 0
 
     def load(self, card: CodecCard, point: str) -> None:
+        """Let the process be one that has built the codec of a point."""
         if self._loaded == (card.id, point):
             return
         if self._loaded is None or self._loaded[0] != card.id:
             self.stop()
-        threads = max(1, cores() // self._pool.count)
-        if given := os.environ.get("OMP_NUM_THREADS", "").split(",")[0]:
-            threads = min(threads, int(given)) if given.isdigit() else threads
-        if self._popen is None:
-            self._start(threads)
-        self._loaded = None
-        self.exchange(
-            {"do": "load", "card": card.model_dump(mode="json"), "source": str(Path(card.source).resolve())}
-            | {"base_source": card.base_source and str(card.base_source)}
-            | {"point": point, "device": self._pool.device, "threads": threads}
-        )
+        try:
+            self._build(card, point)
+        except CodecFailed as error:
+            # What it lacks may be a download, which its sandbox forbids: build it once where there is a network,
+            # before it has seen any image.
+            if error.type == "UsageError" or (card.id, point) in self._pool.prepared or _levels()[0] == "process":
+                raise
+            self._pool.prepared.add((card.id, point))
+            self.stop()
+            try:
+                self._build(card, point, network=True)
+            finally:
+                self.stop()
+            self._build(card, point)
         self._loaded = (card.id, point)
 
-    def _start(self, threads: int) -> None:
+    def _build(self, card: CodecCard, point: str, network: bool = False) -> None:
+        if self._popen is None:
+            self._start(card, network)
+        self._loaded = None
+        described = {"card": card.model_dump(mode="json"), "source": str(Path(card.source).resolve())}
+        described |= {"base_source": card.base_source and str(card.base_source)}
+        self.exchange({"do": "load", "point": point, "device": self._pool.device, **described})
+
+    def probe(self) -> None:
+        """Start without a card, to find the level."""
+        self._start(None, False)
+
+    def _start(self, card: CodecCard | None, network: bool) -> None:
+        global _found, _level
+        levels = _levels()
+        for level in levels:
+            self._spawn(card, level, network)
+            try:
+                if self._receive(HEADER_BYTES, 0)[0] != {"hello": level}:
+                    raise ValueError
+                _level, _found = LEVELS.index(level) if len(levels) > 1 else _level, True
+                return
+            except (EOFError, OSError, ValueError):
+                if self._pool.closed:
+                    raise Stopped from None
+                code, tail = self._ended(), self._tail()
+                self.stop()
+                if code == REFUSED and len(levels) == 1:
+                    raise UsageError(f"HFDBENCH_SEAL={level}: not on this machine{tail}") from None
+                if code != REFUSED:
+                    raise CodecFailed(f"{self._pool.role} died: exit {code}{tail}", passing=True) from None
+        raise AssertionError("the last level is never refused")
+
+    def _spawn(self, card: CodecCard | None, level: str, network: bool) -> None:
         with self._lock:
             if self._pool.closed:
                 raise Stopped
-            self._folder = Path(tempfile.mkdtemp(prefix="hfdbench-"))
-            for name in ("cwd", "tmp"):
-                (self._folder / name).mkdir()
-            environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
-            environment |= {"TMPDIR": str(self._folder / "tmp"), "HFDBENCH_WORKER": str(self._folder)}
-            environment |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+            folder = self._folder = Path(tempfile.mkdtemp(prefix="hfdbench-")).resolve()
+            for name in ("cwd", "tmp", "home", "root"):
+                (folder / name).mkdir()
+            caches = _caches()
+            environment = {name: value for name, value in os.environ.items() if name not in HIDDEN} | caches
+            environment |= {"TMPDIR": str(folder / "tmp"), "HFDBENCH_WORKER": str(folder)}
+            environment |= {"HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder / "home" / ".cache")}
+            environment |= {"OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "PASSIVE"}
             environment["PYTHONPATH"] = os.pathsep.join(str(Path(p).resolve()) for p in sys.path if Path(p).exists())
             if self._pool.watch_s is not None:
-                environment |= _away_from_home(self._folder / "home") | {"HFDBENCH_WATCH": str(self._pool.watch_s)}
-            self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by stop)
-            # A session of its own: Ctrl-C reaches the run alone, and the codec's own programs die with the worker.
-            self._popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "hfdbench.codecs.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                cwd=self._folder / "cwd",
-                env=environment,
-                start_new_session=True,
+                environment["HFDBENCH_WATCH"] = str(self._pool.watch_s)
+            self._memory_bytes = Limits.of("load", 0, self._pool.device, None).memory_bytes
+            readable = sandbox.needed_paths([*(caches.values() if not network else ()), *_card_paths(card)])
+            policy = Policy(
+                level,
+                str(folder),
+                readable=readable,
+                hidden=sandbox.reachable(self._pool.hidden, readable),
+                writable=tuple(caches.values()) if network else (),
+                network=network,
+                memory_bytes=self._memory_bytes,
+                devices=(*sandbox.DEVICES, *(sandbox.gpu_devices() if self._pool.device != "cpu" else ())),
             )
+            if network:
+                for cache in caches.values():
+                    os.makedirs(cache, exist_ok=True)
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by stop)
+            theirs, self._control = os.pipe()
+            try:
+                # A session of its own: Ctrl-C reaches the run alone.
+                self._popen = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "hfdbench.codecs.worker", str(theirs)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._errors,
+                    cwd=folder / "cwd",
+                    env=environment,
+                    pass_fds=(theirs,),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(theirs)
+            text = json.dumps(policy.to_json()).encode()
+            with suppress(OSError):  # it is dead: the next read says so
+                requests = cast(BinaryIO, self._popen.stdin)
+                requests.write(len(text).to_bytes(4, "big") + text)
+                requests.flush()
 
-    def exchange(self, header: dict, body: bytes | memoryview = b"") -> tuple[dict, bytes]:
-        popen, late = self._popen, threading.Event()
-        timer = None
-        if self._pool.timeout_s is not None:
-            timer = threading.Timer(self._pool.timeout_s, lambda: (late.set(), _kill(popen)))
-            timer.daemon = True
-            timer.start()
+    def exchange(
+        self, header: dict, body: bytes | memoryview = b"", pixels: int | None = None
+    ) -> tuple[dict[str, Any], bytes]:
+        """Ask and wait. Raises CodecFailed for an error, a dead process, a limit reached, an answer that is none."""
+        pool, popen, late = self._pool, self._popen, threading.Event()
+        limits = Limits.of(header["do"], pixels, pool.device, pool.timeout_s)
+        self._allow(limits.memory_bytes)
+        timer = threading.Timer(limits.seconds, lambda: (late.set(), self.end()))
+        timer.daemon = True
+        timer.start()
         try:
-            send(popen.stdin, header, body)
-            answer, data = receive(popen.stdout)
-        except (EOFError, OSError, ValueError):
-            if self._pool.closed:
+            if popen is None or popen.stdin is None:
+                raise EOFError
+            send(cast(BinaryIO, popen.stdin), header, body)
+            began = time.perf_counter()
+            answer, data, arrived = self._receive(HEADER_BYTES, limits.answer_bytes)
+        except (EOFError, OSError, ValueError) as error:
+            if pool.closed:
                 raise Stopped from None
-            _kill(popen)
-            code, tail = popen.wait(), self._tail()
+            if isinstance(error, _Malformed):
+                self.stop()
+                raise CodecFailed(f"{pool.role} {error}") from None
+            code, tail = self._ended(), self._tail()
             self.stop()
             if late.is_set():
-                raise CodecFailed(f"{self._pool.role} stopped after {self._pool.timeout_s:g} s (--timeout-s)") from None
-            raise CodecFailed(f"{self._pool.role} died: exit {code}{tail}") from None
+                how = "--timeout-s" if limits.given else "its limit for this size; --timeout-s sets another"
+                raise CodecFailed(f"{pool.role} stopped after {limits.seconds:g} s ({how})", passing=True) from None
+            if code == sandbox.TOO_MUCH_MEMORY:
+                raise CodecFailed(f"{pool.role} {tail.removeprefix('; ').splitlines()[-1]}", passing=True) from None
+            raise CodecFailed(f"{pool.role} died: exit {code}{tail}", passing=True) from None
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
         if "error" in answer:
-            raise CodecFailed(answer["error"], answer["type"])
-        return answer, data
+            raise CodecFailed(_plain(answer["error"]), _plain(answer.get("type", "")))
+        try:
+            return _checked(header["do"], answer, data, arrived - began), data
+        except _Malformed as error:
+            self.stop()
+            raise CodecFailed(f"{pool.role} {error}") from None
+
+    def _allow(self, memory_bytes: int) -> None:
+        if memory_bytes != self._memory_bytes and self._control is not None:
+            self._memory_bytes = memory_bytes
+            with suppress(OSError):
+                os.write(self._control, LIMIT.pack(memory_bytes))
+
+    def _receive(self, header_bytes: int, body_bytes: int) -> tuple[dict, bytes, float]:
+        """The next frame and when it came. Raises EOFError, _Malformed."""
+        assert self._popen is not None and self._popen.stdout is not None
+        file = cast(BinaryIO, self._popen.stdout)
+        lengths = exactly(file, LENGTHS.size)
+        arrived = time.perf_counter()
+        text_length, body_length = LENGTHS.unpack(lengths)
+        if text_length > header_bytes:
+            raise _Malformed(f"answered with a header of {text_length:,} bytes")
+        try:
+            header = json.loads(exactly(file, text_length))
+        except (ValueError, RecursionError):
+            raise _Malformed("answered with something that is no frame") from None
+        if not isinstance(header, dict):
+            raise _Malformed("answered with something that is no frame")
+        if body_length > body_bytes:
+            what = _size(header)
+            raise _Malformed(
+                f"answered with {body_length:,} bytes{what}, where {body_bytes:,} are the most there can be"
+            )
+        return header, exactly(file, body_length), arrived
+
+    def _ended(self) -> int:
+        """Exit code of a process whose pipe has ended."""
+        popen = self._popen
+        if popen is None:
+            return 0
+        with suppress(subprocess.TimeoutExpired):
+            return popen.wait(CLOSING_S)
+        self.end()  # it has closed its pipe and lives
+        return popen.wait()
 
     def _tail(self) -> str:
-        end = self._errors.seek(0, os.SEEK_END)
-        self._errors.seek(max(0, end - 2000))
-        text = self._errors.read().decode(errors="replace").strip()
-        return f"; {text}" if text else ""
+        if self._errors is None:
+            return ""
+        with suppress(OSError, ValueError):
+            end = self._errors.seek(0, os.SEEK_END)
+            self._errors.seek(max(0, end - MESSAGE))
+            text = _plain(self._errors.read().decode(errors="replace")).strip()
+            return f"; {text}" if text else ""
+        return ""
+
+    def end(self) -> None:
+        """Ask the supervisor to end everything; does not wait."""
+        with self._lock:
+            control, self._control = self._control, None
+            if control is not None:
+                os.close(control)
+                if sys.platform != "linux" and self._popen is not None:  # no supervisor there
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.killpg(self._popen.pid, 9)
 
     def stop(self) -> None:
+        """End everything and wait until it has ended."""
+        self.end()
         with self._lock:
             popen, self._popen, self._loaded = self._popen, None, None
             if popen is None:
                 return
-            _kill(popen)
             popen.wait()
             for file in (popen.stdin, popen.stdout):
-                with suppress(OSError, ValueError):
-                    file.close()
-            self._errors.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+                if file is not None:
+                    with suppress(OSError, ValueError):
+                        file.close()
+            if self._errors is not None:
+                self._errors.close()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _away_from_home(home: Path) -> dict[str, str]:
-    """The environment of a process with an empty home, that still finds what torch and Hugging Face have downloaded."""
-    home.mkdir()
-    found = {name: os.environ.get(name) or str(places.xdg_cache() / folder) for name, folder in CACHES.items()}
-    return {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache"), **found}
+class _Malformed(ValueError):
+    """An answer that no worker of ours would give."""
 
 
-def _kill(popen: subprocess.Popen) -> None:
-    try:
-        os.killpg(popen.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        popen.kill()
+def _plain(text: object) -> str:
+    """A message as one may print it: cut, and without control characters."""
+    kept = "".join(c if c.isprintable() or c == "\n" else " " for c in str(text)[: MESSAGE + 1])
+    return kept if len(kept) <= MESSAGE else kept[:MESSAGE] + "…"
 
 
-def in_order(pool: Pool, jobs: Iterable[J], work: Callable[[J], R]) -> Iterator[R]:
-    """Results in the order of the jobs, `pool.count` at work at once; jobs are drawn only as they are needed."""
-    waiting: deque = deque()
+def _size(header: dict) -> str:
+    shape = header.get("shape")
+    if isinstance(shape, list) and len(shape) == 3 and all(isinstance(side, int) for side in shape):
+        return f" ({shape[1]} x {shape[0]} pixels)"
+    return ""
+
+
+def _checked(do: str, answer: dict, body: bytes, elapsed_s: float) -> dict:
+    """The answer with a time that both clocks agree with. Raises _Malformed."""
+    if do in ("encode", "decode"):
+        name = f"{do}_s"
+        if not isinstance(answer.get(name), int | float):
+            raise _Malformed("answered without a time")
+        answer = answer | {name: max(float(answer[name]), elapsed_s) if answer[name] < LOAD_S**2 else elapsed_s}
+    if do == "decode" and not _is_shape(answer.get("shape"), len(body)):
+        raise _Malformed("answered with pixels of another number than its shape says")
+    if do == "decode_batch":
+        shapes = answer.get("shapes")
+        if not isinstance(shapes, list) or not all(_is_shape(shape) for shape in shapes):
+            raise _Malformed("answered without shapes")
+    return answer
+
+
+def _is_shape(shape: object, samples: int | None = None) -> bool:
+    if not isinstance(shape, list) or len(shape) != 3 or not all(type(side) is int and side >= 0 for side in shape):
+        return False
+    return shape[2] == 3 and samples in (None, shape[0] * shape[1] * 3)
+
+
+def _caches() -> dict[str, str]:
+    """Where torch and Hugging Face keep what they have downloaded."""
+    cache = places.xdg_cache()
+    return {name: str(Path(os.environ.get(name) or cache / folder).absolute()) for name, folder in CACHES.items()}
+
+
+def _card_paths(card: CodecCard | None) -> Iterator[str]:
+    """What a card names: its weights, the files of its options, and the modules beside it."""
+    if card is None:
+        return
+    if card.base is not None:
+        base = base_card(card)
+        yield str(Path(base.source).resolve())
+        yield from _card_paths(base)
+    folder = Path(card.source).resolve().parent
+    for point in card.points:
+        yield from (str(folder / entry.file) for entry in point.weights)
+        yield from named_files(point.options)
+    for place in set(search_path(card)) - set(sys.path):
+        yield from sandbox.importable(place)
+
+
+def _both_names(path: Path) -> tuple[str, str]:
+    return os.path.abspath(path), os.path.realpath(path)
+
+
+def in_order(pool: Pool, jobs: Iterable[J], work: Callable[[J], R], *, shuffled: int = 0) -> Iterator[R]:
+    """Results in the order of the jobs, `pool.count` at work at once; jobs are drawn only as they are needed.
+
+    Parameters
+    ----------
+    pool : Pool
+        It is closed when the caller or a job ends with an exception.
+    jobs : iterable
+        What is to be done.
+    work : callable
+        Does one job in a thread.
+    shuffled : int
+        The next job is drawn from so many, by chance: a decoder cannot tell from the order which stream it is given.
+    """
+    chance, source = random.SystemRandom(), iter(jobs)
+    drawn: list[tuple[int, J]] = []
+    futures: dict[int, Future[R]] = {}
+    first = count = 0  # of the next result; of the jobs drawn so far
+    exhausted = False
     with ThreadPoolExecutor(pool.count) as threads:
         try:
-            for job in jobs:
-                waiting.append(threads.submit(work, job))
-                if len(waiting) > pool.count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            while True:
+                while not exhausted and len(drawn) < max(1, shuffled) and count - first <= shuffled + pool.count:
+                    try:
+                        drawn.append((count, next(source)))
+                        count += 1
+                    except StopIteration:
+                        exhausted = True
+                running = [future for future in futures.values() if not future.done()]
+                if drawn and len(running) <= pool.count:
+                    number, job = drawn.pop(chance.randrange(len(drawn)))
+                    futures[number] = threads.submit(work, job)
+                elif first in futures and futures[first].done():
+                    yield futures.pop(first).result()
+                    first += 1
+                elif running:
+                    wait(running, return_when=FIRST_COMPLETED)
+                else:
+                    return
         except BaseException:
-            for future in waiting:
+            for future in futures.values():
                 future.cancel()
             pool.close()  # frees the threads that wait for an answer
             threads.shutdown()

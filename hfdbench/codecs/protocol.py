@@ -123,7 +123,7 @@ def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
     if "device" in accepted:
         arguments["device"] = device
     if "base" in accepted and card.base is not None:
-        arguments["base"] = BasePoint(card.base, point_id, load_codec(_base_card(card), point_id, device))
+        arguments["base"] = BasePoint(card.base, point_id, load_codec(base_card(card), point_id, device))
     try:
         inspect.signature(adapter).bind(**arguments)
     except TypeError as error:
@@ -134,7 +134,7 @@ def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
         raise UsageError(f'{card.source}: point "{point_id}": {error}') from None
 
 
-def _base_card(card: "CodecCard") -> "CodecCard":
+def base_card(card: "CodecCard") -> "CodecCard":
     """The card that `card.base` names: where it was found, else among the bundled cards and those beside this one."""
     from hfdbench.cards.find import choose
     from hfdbench.cards.schema import CodecCard, read_card

@@ -1,9 +1,10 @@
 """The process that a codec runs in: it answers frames and knows nothing but what they say.
 
 Conventions: a frame is two big-endian lengths (4 and 8 bytes), a JSON header and raw bytes; requests come in on standard
-input, answers go out on standard output. Requests: load (card, source, point, device, threads), encode (shape; pixels),
-decode (seed; stream), decode_batch (seed, lengths; streams), usage. Answers: ok, encode_s or decode_s, shape or shapes,
-peak_bytes, touched and batched; or error (type, message). A time is that of the one call.
+input, answers go out on standard output. Before the first there is a policy (one length, JSON): the process enters its
+sandbox and says hello. Requests: load (card, source, point, device), encode (shape; pixels), decode (seed; stream),
+decode_batch (seed, lengths; streams), usage. Answers: ok, encode_s or decode_s, shape or shapes, peak_bytes, touched and
+batched; or error (type, message). A time is that of the one call.
 
 Watched (HFDBENCH_WATCH, the start of the watch in seconds), the process notes which files outside its folder Python writes,
 and which younger than the watch it reads: how `hfdbench conform` finds side files.
@@ -11,20 +12,23 @@ and which younger than the watch it reads: how `hfdbench conform` finds side fil
 
 import json
 import os
-import shutil
-import signal
 import struct
 import sys
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
+
+from hfdbench.codecs.sandbox import Policy, enter, read_first_frame
 
 LENGTHS = struct.Struct(">IQ")
+MESSAGE = 2000  # characters of an error that are passed on
+LARGEST_FILE = 8 << 30  # bytes
+THREADS = 1  # of torch: sums in another order are other sums, so the number must not depend on cores or workers
 
 
 def send(file: BinaryIO, header: dict, body: bytes | memoryview = b"") -> None:
+    """Write one frame."""
     text = json.dumps(header).encode()
     file.write(LENGTHS.pack(len(text), len(body)) + text)
     file.write(body)
@@ -32,13 +36,14 @@ def send(file: BinaryIO, header: dict, body: bytes | memoryview = b"") -> None:
 
 
 def receive(file: BinaryIO) -> tuple[dict, bytes]:
-    """The next frame. Raises EOFError when the other side is gone."""
-    text_bytes, body_bytes = LENGTHS.unpack(_exactly(file, LENGTHS.size))
-    header = json.loads(_exactly(file, text_bytes))
-    return header, _exactly(file, body_bytes)
+    """Read the next frame of a process that is trusted. Raises EOFError when it is gone."""
+    text_bytes, body_bytes = LENGTHS.unpack(exactly(file, LENGTHS.size))
+    header = json.loads(exactly(file, text_bytes))
+    return header, exactly(file, body_bytes)
 
 
-def _exactly(file: BinaryIO, count: int) -> bytes:
+def exactly(file: BinaryIO, count: int) -> bytes:
+    """Read so many bytes. Raises EOFError when there are fewer."""
     data = file.read(count)
     if len(data) < count:
         raise EOFError
@@ -46,50 +51,45 @@ def _exactly(file: BinaryIO, count: int) -> bytes:
 
 
 def main() -> None:
+    """Enter the sandbox and answer requests until there are no more."""
+    policy = Policy.from_json(read_first_frame(0))
+    enter(policy, int(sys.argv.pop()))
     # A codec that prints, or a program of its that reads standard input, must not touch the frames.
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    _limit()
+    send(answers, {"hello": policy.level})
     touched = _watch() if "HFDBENCH_WATCH" in os.environ else []
     codec = None
     while True:
         try:
             header, body = receive(requests)
-        except EOFError:  # the run was killed: one that ends in peace kills its workers
-            _leave()
+        except EOFError:
+            return
         try:
             if header["do"] == "load":
                 codec = None  # free the last one first
                 codec = _load(header)
                 send(answers, {"ok": True})
             elif header["do"] == "usage":
-                send(
-                    answers,
-                    {"peak_bytes": _peak_bytes(), "touched": touched, "batched": hasattr(codec, "decode_batch")},
-                )
+                usage = {"peak_bytes": _peak_bytes(), "touched": touched, "batched": hasattr(codec, "decode_batch")}
+                send(answers, usage)
             else:
                 send(answers, *_call(codec, header, body))
         except (KeyboardInterrupt, BrokenPipeError):
-            _leave()
+            return
         except BaseException as error:  # SystemExit too: a codec's failure is an answer
-            send(answers, {"error": str(error) or "no message", "type": type(error).__name__})
+            send(answers, {"error": str(error)[:MESSAGE] or "no message", "type": type(error).__name__[:100]})
 
 
-def _die_with(parent: int) -> None:
-    """Notice, in the middle of a long call too, that the run was killed."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    _leave()
+def _limit() -> None:
+    with suppress(ImportError, ValueError, OSError):
+        import resource
 
-
-def _leave() -> NoReturn:
-    """Leave nothing behind: neither this process, nor its programs, nor its folder."""
-    os.chdir("/")
-    if own := os.environ.get("HFDBENCH_WORKER"):
-        shutil.rmtree(own, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
 
 
 def _watch() -> list[str]:
@@ -113,9 +113,9 @@ def _watch() -> list[str]:
             return
         with suppress(OSError):
             if writes or (os.path.isfile(path) and os.stat(path).st_ctime > began):
-                told = f"{'writes' if writes else 'reads'} {path}"
-                if told not in touched:
-                    touched.append(told)
+                noted = f"{'writes' if writes else 'reads'} {path}"
+                if noted not in touched:
+                    touched.append(noted)
 
     sys.addaudithook(note)
     return touched
@@ -142,7 +142,7 @@ def _load(header: dict) -> Any:
     card = CodecCard(**header["card"], source=Path(header["source"]), base_source=base)
     codec = load_codec(card, header["point"], header["device"])
     if torch := sys.modules.get("torch"):
-        torch.set_num_threads(header["threads"])
+        torch.set_num_threads(THREADS)
     return codec
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from hfdbench import __version__
 from hfdbench.cards.find import bundled_root
-from hfdbench.codecs.pool import cores
+from hfdbench.codecs.identity import processor
+from hfdbench.codecs.worker import THREADS
 from hfdbench.metrics.distribution.fingerprint import fid_id, weights_label
 from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
 from hfdbench.metrics.image import pixel as distortion
@@ -174,7 +175,8 @@ def environment(request: Request) -> dict:
         "commit": _commit(bundled_root()),
         "device": request.device,
         "cpu": _cpu(),
-        "threads": max(1, cores() // request.workers),
+        "processor": processor(),
+        "threads": THREADS,
         "workers": request.workers,
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
         "seed": request.seed,

@@ -63,7 +63,8 @@ def match(request: Request, other: str, progress: Progress, tolerance: float = 0
     )
     wanted = _wanted(request, other, dataset)
     solved, left_out = [], []
-    with Pool("encoder", request.workers, request.device, request.timeout_s) as pool:
+    hidden = (request.out, places.data_root(request.data_root), *dataset.paths)
+    with Pool("encoder", request.workers, request.device, request.timeout_s, hidden=hidden) as pool:
         search = _Search(request.out, card, dataset, pool, progress)
         for point, total_bytes in wanted.items():
             try:

@@ -42,6 +42,7 @@ class Request:
     dry_run: bool = False
     metrics: tuple[str, ...] = ()
     weights: tuple[tuple[str, Path], ...] = ()
+    require_seal: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from hfdbench.codecs.identity import key
-from hfdbench.codecs.pool import CodecFailed, Pool, in_order
+from hfdbench.codecs.pool import SHUFFLED, CodecFailed, Pool, find_seal, in_order, require_sandbox
 from hfdbench.datasets.dataset import Dataset
 from hfdbench.errors import ImageError, Unavailable, UsageError
 from hfdbench.files import places
@@ -247,7 +247,11 @@ class _Run:
         patch_bytes = sum(4 * extractor.dimensions + 100 for extractor in self.extractors.values())
         patch_count = sum(t.dataset.expected_patches or len(t.dataset.names) for t in todo)
         store.prepare(self.out, (64 << 20) + patch_count * patch_bytes)
-        self._environment = environment(self.request)
+        images = (path for dataset in datasets.values() for path in dataset.paths)
+        self._hidden = (self.out, places.data_root(self.request.data_root), *images)
+        if self.request.require_seal:
+            require_sandbox()
+        self._environment = environment(self.request) | {"seal": find_seal()}
         references = [
             (dataset, extractor)
             for dataset in datasets.values()
@@ -281,7 +285,8 @@ class _Run:
         return done
 
     def _pool(self, role: str) -> Pool:
-        return Pool(role, self.request.workers, self.request.device, self.request.timeout_s)
+        request = self.request
+        return Pool(role, request.workers, request.device, request.timeout_s, hidden=self._hidden)
 
     def _guarded(self, trial: Trial, step: Callable, *arguments: object) -> bool:
         """Take one step of a trial; what a user can mend there fails this trial alone."""
@@ -398,7 +403,7 @@ class _Run:
             with ExitStack() as stack:
                 for s in shards:
                     stack.enter_context(s)
-                for crop, cut, values in in_order(pool, self._stored_streams(trial, start), one):
+                for crop, cut, values in in_order(pool, self._stored_streams(trial, start), one, shuffled=SHUFFLED):
                     for name, rows in values.items():
                         quality[name].add(crop["image"], pa.Table.from_pylist(rows, store.QUALITY))
                     if crops is not None:
@@ -446,7 +451,7 @@ class _Run:
         row["stream_sha256"] = hashlib.sha256(stream["stream"]).hexdigest()
         try:
             ask = {"do": "decode", "seed": trial.seed}
-            answer, body = pool.ask(trial.codec, trial.point, ask, stream["stream"])
+            answer, body = pool.ask(trial.codec, trial.point, ask, stream["stream"], pixels)
             image = np.frombuffer(bytearray(body), np.uint8).reshape(answer["shape"])
             row["decode_s"] = answer["decode_s"]
             original = trial.dataset.load(stream["image"])

@@ -9,6 +9,7 @@ import pytest
 from hfdbench.cards.find import choose
 from hfdbench.cards.schema import CodecCard
 from hfdbench.checks.conform import conform
+from hfdbench.codecs.pool import find_seal
 from hfdbench.errors import Unavailable, UsageError
 
 HERE = Path(__file__).parents[1]
@@ -47,17 +48,27 @@ def test_side_file_in_own_folders_is_caught():
     assert "but not in a clean process" in found["sealed decode"].reason
 
 
-def test_side_file_elsewhere_is_caught(tmp_path):
-    """It decodes in a clean process, because the file is there still."""
+def test_side_file_elsewhere_is_caught(tmp_path, monkeypatch):
+    """Without a sandbox it decodes in a clean process, because the file is there still."""
+    monkeypatch.setenv("HFDBENCH_SEAL", "process")
     found = findings("SideFile", folder=str(tmp_path))
     assert f"writes {tmp_path}" in found["side files"].reason and found["side files"].verdict == "FAIL"
     assert found["bound"].verdict == "FAIL" and "from elsewhere" in found["bound"].reason
 
 
-def test_side_file_that_nobody_sees_is_caught_by_the_bound(tmp_path):
+def test_side_file_that_nobody_sees_is_caught_by_the_bound(tmp_path, monkeypatch):
+    monkeypatch.setenv("HFDBENCH_SEAL", "process")
     found = findings("ThroughAProgram", folder=str(tmp_path))
     assert found["side files"].verdict == "pass"
     assert found["bound"].verdict == "FAIL" and "from elsewhere" in found["bound"].reason
+
+
+@pytest.mark.skipif(find_seal() != "sandbox", reason="neither namespaces nor Landlock on this machine")
+def test_side_file_elsewhere_cannot_be_written_in_the_sandbox(tmp_path):
+    found = findings("SideFile", folder=str(tmp_path))
+    assert f"writes {tmp_path}" in found["side files"].reason and found["side files"].verdict == "FAIL"
+    assert found["bound"].verdict == "FAIL" and "encode of mosaic" in found["bound"].reason
+    assert not list(tmp_path.iterdir())
 
 
 def test_state_in_the_module_is_caught():
