@@ -71,6 +71,15 @@ class Tie:
 
 
 @dataclass(frozen=True)
+class Arrow:
+    """From a codec's point to what the decoder `codec` makes of the same streams; (x, y) each."""
+
+    codec: str
+    base: tuple[float, float]
+    to: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class FigureData:
     """All that a figure says. `facts` are printed below it; `notes` say what was left out and why.
 
@@ -87,6 +96,7 @@ class FigureData:
     facts: tuple[str, ...]
     notes: tuple[str, ...]
     ties: tuple[Tie, ...] = ()
+    arrows: tuple[Arrow, ...] = ()
     overlays: tuple[others.Overlay, ...] = ()
     not_overlaid: str = ""
 

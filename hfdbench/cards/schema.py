@@ -202,9 +202,11 @@ class FigureCard(Card):
     chart: "curves" of y over x, or "ledger": what the streams consist of, a bar per point (x = "point", y = "bpp");
     x, y: columns of the points table; x_log, y_log: logarithmic axes, of 1 - value for a metric that ends at 1; x_zero: a
     logarithmic x that keeps a place for 0; x_range, y_range: limits of the axes, fitted to the data when not given;
-    join: what lines join, the points of a "codec" or also the decoders of equal "streams", a line a rate; codecs: ids to
-    draw, all when empty; width: of the page, "column" (3.35 in) or "full" (6.9 in); note: a sentence for the caption,
-    which opens with the title.
+    join: what lines join, the points of a "codec" or also the decoders of equal "streams", a line for each rate; "base": no
+    lines, but arrows from a codec's point to what decoders make of its streams, at the `rates` (bpp; the middle one when
+    empty) and among all that spend as many bits; codecs: ids to draw, all when empty; focus: ids drawn in colour, the others
+    in grey; reference: a codec that a second panel holds the others against, at equal rate; width: of the page, "column"
+    (3.35 in) or "full" (6.9 in); note: a sentence for the caption, which opens with the title.
     """
 
     thing: ClassVar[str] = "figure"
@@ -216,10 +218,13 @@ class FigureCard(Card):
     x_log: bool = False
     y_log: bool = False
     x_zero: bool = False
-    join: Literal["codec", "streams"] = "codec"
+    join: Literal["codec", "streams", "base"] = "codec"
+    rates: tuple[float, ...] = ()
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
     codecs: tuple[str, ...] = ()
+    focus: tuple[str, ...] = ()
+    reference: str | None = None
     dataset: str | None = None
     width: Literal["column", "full"] = "column"
     note: str = ""

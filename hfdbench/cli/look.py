@@ -38,6 +38,13 @@ def report(
     bands: Annotated[
         bool | None, typer.Option("--bands/--no-bands", help="95 % intervals [those that take seconds, not hours].")
     ] = None,
+    focus: Annotated[
+        str | None, typer.Option("--focus", help="Codecs in colour, by commas; the others are drawn in grey.")
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", help="A codec that a second panel holds the others against at equal rate."),
+    ] = None,
     to: Annotated[Path, typer.Option("--to", help="Folder of the figures.")] = Path("reports/build"),
     out: Out = Path("results"),
     html: Annotated[bool, typer.Option("--html", help="Write the page instead: one file, pictures included.")] = False,
@@ -86,12 +93,16 @@ def report(
         published=over,
         systems=tuple(published_system or ()),
         results=out,
+        focus=tuple(name.strip() for name in focus.split(",")) if focus else (),
+        reference=reference,
     )
     drawn = figures.draw_all(points, wanted, to, options)
     for error in drawn.refused:
         print(f"not drawn: {error}", file=sys.stderr)
     for reason in drawn.not_overlaid:
         print(f"no overlay: {reason}", file=sys.stderr)
+    for warning in drawn.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     for path in drawn.files:
         print(path)
 

@@ -6,6 +6,7 @@ Conventions: lengths in any one unit, y upwards; a box is (left, bottom, right, 
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.isotonic import isotonic_regression
 
 Box = tuple[float, float, float, float]
 SIDES = ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1))  # of a mark, the dearest last
@@ -18,19 +19,13 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     """
     if len(wanted) > 1:
         gap = min(gap, (high - low) / (len(wanted) - 1))
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    # Least squares under order (pool adjacent violators): subtract the gaps, merge what is out of order to its mean.
-    blocks: list[list[float]] = []
-    for rank, i in enumerate(order):
-        blocks.append([wanted[i] - rank * gap])
-        while len(blocks) > 1 and sum(blocks[-2]) / len(blocks[-2]) > sum(blocks[-1]) / len(blocks[-1]):
-            last = blocks.pop()
-            blocks[-1] += last
-    level = [sum(block) / len(block) for block in blocks for _ in block]
-    placed = [0.0] * len(wanted)
-    for rank, i in enumerate(order):
-        placed[i] = min(max(level[rank], low), high - (len(wanted) - 1) * gap) + rank * gap
-    return placed
+    order = np.argsort(wanted, kind="stable")
+    steps = gap * np.arange(len(wanted))
+    # Least squares under the order of the labels: isotonic regression of what remains when the gaps are taken out.
+    level = isotonic_regression(np.asarray(wanted, float)[order] - steps)
+    placed = np.empty(len(wanted))
+    placed[order] = np.clip(level, low, high - (len(wanted) - 1) * gap) + steps
+    return placed.tolist()
 
 
 def place(

@@ -465,7 +465,9 @@ def test_labels_of_a_crowded_plane_do_not_overlap():
     data = figure_data(points, card("realism-distortion"), "clic", published=over)
     assert len(data.overlays) > 5
     with figures.rc_context(figures.RC):
-        figure = figures._figure(data, figures.inks(points), "column", "hfdbench", figures.hollow_marks(over["system"]))
+        figure = figures.curves_figure(
+            [data], figures.inks(points), "column", "hfdbench", figures.hollow_marks(over["system"])
+        )
         renderer = FigureCanvasAgg(figure).get_renderer()
         labels = [text for text in figure.texts if (text.get_gid() or "").startswith("label-")]
         boxes = [text.get_window_extent(renderer).extents for text in labels]
@@ -480,7 +482,7 @@ def test_labels_of_many_codecs_do_not_overlap():
     )
     data = figure_data(points, card(), "kodak")
     with figures.rc_context(figures.RC):
-        figure = figures._figure(data, figures.inks(points), "column", "hfdbench", {})
+        figure = figures.curves_figure([data], figures.inks(points), "column", "hfdbench", {})
         renderer = FigureCanvasAgg(figure).get_renderer()
         labels = [text for text in figure.axes[0].texts if (text.get_gid() or "").startswith("label-")]
         boxes = sorted((text.get_window_extent(renderer) for text in labels), key=lambda box: box.y0)

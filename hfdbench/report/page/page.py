@@ -33,7 +33,7 @@ from hfdbench.files.atomic import replacing, write_text
 from hfdbench.metrics.distribution.influence import pull
 from hfdbench.metrics.distribution.patches import PATCH
 from hfdbench.metrics.registry import METRICS
-from hfdbench.report.figures import Ink, inks
+from hfdbench.report.style import Ink, inks
 from hfdbench.report.tables import POINT_COLUMNS
 from hfdbench.results.columns import POINT_COLUMNS as POINTS_COLUMNS
 from hfdbench.results.parquet import read_table
