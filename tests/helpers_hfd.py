@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from hfdbench.hfd.autoencoder import Autoencoder, AutoencoderConfig, build
+from hfdbench.hfd.autoencoder import Autoencoder, AutoencoderConfig
 from hfdbench.hfd.decoder import Decoder
 from hfdbench.hfd.network import NetworkConfig
+from hfdbench.hfd.weights import build
 from hfdbench.training.pairs import AutoencoderBase
 
 SMALL = AutoencoderConfig(widths=(8, 16, 16), groups=(4, 4, 8), hyper=8, context=16, lambdas=(0.002, 0.01))

@@ -12,8 +12,10 @@ Entropy coding is exact (see fixed_point.py): a stream decodes to the same laten
 Conventions: images are float32, N x 3 x H x W in [0, 1], H and W multiples of 64; `rate` is a long tensor of N indices.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +27,14 @@ from compressai.models.utils import conv, deconv
 from compressai.ops import LowerBound, quantize_ste
 from torch import Tensor, nn
 
+from hfdbench.errors import StreamError
 from hfdbench.hfd import fixed_point
 
 STRIDE = 64  # latents at 1/16, hyper-latents at 1/64 of the resolution
 SCALES = 64  # entries of the table of Gaussian scales
 SCALE_MIN, SCALE_MAX = 0.11, 128.0
+LARGEST_SYMBOL = 2**15  # magnitude; the coder never ends on numbers near 2^31
+DAMAGED = "hfd stream is damaged: its symbols are not those of any image; encode the image again"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,15 @@ class AutoencoderConfig:
     context: int = 96
     lambdas: tuple[float, ...] = (0.0008, 0.0016, 0.0032, 0.0064, 0.0128)
 
+    def __post_init__(self):
+        """Raises ValueError for sizes that no model has: they come from files."""
+        bounded("widths", self.widths, 4096)
+        bounded("blocks", self.blocks, 64)
+        bounded("groups", self.groups, 4096)
+        bounded("hyper and context", (self.hyper, self.context), 4096)
+        if not 1 <= len(self.lambdas) <= 255 or not all(0 < value < math.inf for value in self.lambdas):
+            raise ValueError(f"lambdas {self.lambdas}: 1 to 255 numbers above 0")
+
     @property
     def latents(self) -> int:
         return sum(self.groups)
@@ -59,22 +73,18 @@ class Parameters:
     index: Tensor = field(repr=False)
 
 
+def bounded(name: str, values: tuple[int, ...], most: int) -> None:
+    """Raises ValueError unless these are at most 16 whole numbers from 1 to `most`."""
+    if len(values) > 16 or not all(type(value) is int and 1 <= value <= most for value in values):
+        raise ValueError(f"{name} {values}: at most 16 whole numbers from 1 to {most}")
+
+
 def checkerboard(like: Tensor) -> Tensor:
     """1 x 1 x H x W: True on the anchors, which are coded first without spatial context."""
     height, width = like.shape[-2:]
     row = torch.arange(height, device=like.device)[:, None]
     column = torch.arange(width, device=like.device)[None]
     return ((row + column) % 2 == 0)[None, None]
-
-
-def build(config: AutoencoderConfig) -> "Autoencoder":
-    """A new model of the config's architecture. Raises ValueError for an unknown one."""
-    from hfdbench.hfd.lapped import LappedAutoencoder  # which extends this module's class
-
-    kinds = {"elic": Autoencoder, "lapped": LappedAutoencoder}
-    if config.architecture not in kinds:
-        raise ValueError(f'architecture "{config.architecture}" is unknown; use {" or ".join(kinds)}')
-    return kinds[config.architecture](config)
 
 
 class Autoencoder(nn.Module):
@@ -203,14 +213,14 @@ class Autoencoder(nn.Module):
         """One rANS stream (hyper-latents, then latents) of scaled latents `y`: 1 x latents x H/16 x W/16, H, W multiples of 64."""
         z = self.hyper_latents(y, torch.tensor([rate]))
         medians = fixed_point.to_grid(self.bottleneck._get_medians().reshape(1, -1, 1, 1))
-        symbols = (z.double() - medians).round().int()
+        symbols = (z.double() - medians).round().clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL).int()
         encoder = BufferedRansEncoder()
         self._push(encoder, symbols, self._bottleneck_index(symbols.shape), self._bottleneck_table)
         contexts = self._contexts(symbols, rate)
         y = y.double()
 
         def code(part: slice, mask: Tensor, parameters: Parameters) -> Tensor:
-            symbols = (y[:, part] - parameters.mean).round().clamp(-(2**15), 2**15)
+            symbols = (y[:, part] - parameters.mean).round().clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL)
             self._push(encoder, symbols[mask].int(), parameters.index[mask], self._gaussian_table)
             return symbols
 
@@ -219,19 +229,64 @@ class Autoencoder(nn.Module):
 
     @torch.inference_mode()
     def decompress(self, stream: bytes, shape: tuple[int, int], rate: int) -> Tensor:
-        """Decoded latents (float32, 1 x latents x shape) of a stream made by `compress`; shape is (H/16, W/16)."""
-        decoder = RansDecoder()
-        decoder.set_stream(stream)
+        """Decoded latents of a stream made by `compress`.
+
+        Parameters
+        ----------
+        stream : bytes
+        shape : tuple of int
+            Height and width of the latents: (H/16, W/16), multiples of 4.
+        rate : int
+            Index of the rate.
+
+        Returns
+        -------
+        Tensor
+            float32, 1 x latents x shape.
+
+        Raises
+        ------
+        StreamError
+            `compress` writes another stream for these latents: this one is damaged, or of another model or size. The coder itself
+            decodes any bytes to something.
+        """
+        decoder, again = RansDecoder(), BufferedRansEncoder()
+        # The coder reads past the end of a damaged stream, at most four bytes a symbol: let it find zeros there.
+        decoder.set_stream(stream + bytes(4 * self.symbols(shape) + 64))
+
+        def pull(index: Tensor, table) -> Tensor:
+            symbols = self._pull(decoder, index, table)
+            if symbols.numel() and not -LARGEST_SYMBOL <= int(symbols.min()) <= int(symbols.max()) <= LARGEST_SYMBOL:
+                raise StreamError(DAMAGED)
+            self._push(again, symbols, index, table)
+            return symbols
+
         z_shape = (1, self.config.hyper, shape[0] // 4, shape[1] // 4)
-        symbols = self._pull(decoder, self._bottleneck_index(z_shape), self._bottleneck_table).reshape(z_shape)
+        symbols = pull(self._bottleneck_index(z_shape), self._bottleneck_table).reshape(z_shape)
         contexts = self._contexts(symbols, rate)
 
         def code(part: slice, mask: Tensor, parameters: Parameters) -> Tensor:
             symbols = torch.zeros_like(parameters.mean)
-            symbols[mask] = self._pull(decoder, parameters.index[mask], self._gaussian_table).double()
+            symbols[mask] = pull(parameters.index[mask], self._gaussian_table).double()
             return symbols
 
-        return self._code_groups(contexts, rate, code)
+        y_hat = self._code_groups(contexts, rate, code)
+        if again.flush() != stream:
+            raise StreamError(DAMAGED)
+        return y_hat
+
+    def symbols(self, shape: tuple[int, int]) -> int:
+        """Number of symbols in a stream of latents of this shape, (H/16, W/16)."""
+        return self.config.latents * shape[0] * shape[1] + self.config.hyper * (shape[0] // 4) * (shape[1] // 4)
+
+    @cached_property
+    def least_bits(self) -> float:
+        """Bits that a symbol takes at least, by the tables of probabilities."""
+        most = 0
+        for cdf, lengths, _ in (self._bottleneck_table, self._gaussian_table):
+            for row, length in zip(cdf, lengths, strict=True):
+                most = max(most, *(high - low for low, high in itertools.pairwise(row[:length])))
+        return -math.log2(most / 2**16)
 
     def hyper_bytes(self, stream: bytes, shape: tuple[int, int]) -> int:
         """Bytes that the hyper-latents of a stream take when they are coded alone; shape is (H/16, W/16)."""
@@ -298,6 +353,24 @@ class Autoencoder(nn.Module):
         scales = torch.linspace(math.log(SCALE_MIN), math.log(SCALE_MAX), SCALES).exp()
         self.gaussian.update_scale_table(scales, force=True)
         self.bottleneck.update(force=True)
+
+    def check_tables(self) -> None:
+        """Raises ValueError for probability tables that the entropy coder, which trusts them, would crash or never end on."""
+        for name, model, rows in (
+            ("bottleneck", self.bottleneck, self.config.hyper),
+            ("gaussian", self.gaussian, SCALES),
+        ):
+            cdf, lengths, offsets = _table(model)
+            good = len(cdf) == len(lengths) == len(offsets) == rows and all(
+                3 <= length <= len(row)
+                and row[0] == 0
+                and row[length - 1] == 2**16
+                and all(low < high for low, high in itertools.pairwise(row[:length]))
+                and abs(offset) <= LARGEST_SYMBOL
+                for row, length, offset in zip(cdf, lengths, offsets, strict=True)
+            )
+            if not good:
+                raise ValueError(f"the probability tables of {name} are not such tables")
 
 
 def pad(image: Tensor) -> Tensor:

@@ -72,9 +72,17 @@ def encode(image: np.ndarray, rate: int, transforms: Autoencoder, coder: Autoenc
 def decode(
     payload: bytes, height: int, width: int, rate: int, transforms: Autoencoder, coder: Autoencoder
 ) -> tuple[np.ndarray, Tensor]:
-    """The reconstruction (uint8, H x W x 3) and the decoded latents, scaled. Raises StreamError for lengths that do not fit."""
+    """The reconstruction (uint8, H x W x 3) and the decoded latents, scaled.
+
+    Raises StreamError for lengths that do not fit, and before anything is allocated for a payload that is too short for its size.
+    """
     device = transforms.log_gain.device
-    y_hat = torch.empty(1, coder.config.latents, padded(height) // LATENT, padded(width) // LATENT)
+    shape = padded(height) // LATENT, padded(width) // LATENT
+    if 8 * len(payload) < coder.symbols(shape) * coder.least_bits - 64:
+        raise StreamError(
+            f"hfd stream is damaged: {len(payload)} bytes cannot hold {width}x{height} pixels; encode it again"
+        )
+    y_hat = torch.empty(1, coder.config.latents, *shape)
     coded = list(boxes(height, width, SLICE))
     for box, part in zip(coded, split(payload, len(coded)), strict=True):
         rows, columns = latents_of(box)

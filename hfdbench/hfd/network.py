@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hfdbench.hfd.autoencoder import bounded
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -29,6 +31,16 @@ class NetworkConfig:
     embedding: int = 128
     rates: int = 5
     latents: int = 0
+
+    def __post_init__(self):
+        """Raises ValueError for sizes that no model has: they come from files."""
+        bounded("widths", self.widths, 4096)
+        bounded("blocks", self.blocks, 64)
+        bounded("embedding and rates", (self.embedding, self.rates), 4096)
+        if not 1 <= len(self.widths) == len(self.blocks) or not (
+            type(self.latents) is int and 0 <= self.latents <= 4096
+        ):
+            raise ValueError("as many blocks as widths, at least one; latents from 0 to 4096")
 
     @property
     def multiple(self) -> int:

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from hfdbench.hfd.autoencoder import AutoencoderConfig, build
+from hfdbench.hfd.autoencoder import Autoencoder, AutoencoderConfig
 from hfdbench.hfd.decoder import Decoder, Sampling
+from hfdbench.hfd.lapped import LappedAutoencoder
 from hfdbench.hfd.network import NetworkConfig
 
 C = TypeVar("C", AutoencoderConfig, NetworkConfig, Sampling)
@@ -27,6 +28,14 @@ class Model:
     module: torch.nn.Module
     id: bytes
     metadata: dict[str, str]
+
+
+def build(config: AutoencoderConfig) -> Autoencoder:
+    """A new autoencoder of the architecture that the config names. Raises ValueError for an unknown one."""
+    kinds = {"elic": Autoencoder, "lapped": LappedAutoencoder}
+    if config.architecture not in kinds:
+        raise ValueError(f'unknown architecture "{config.architecture}"; there are {", ".join(kinds)}')
+    return kinds[config.architecture](config)
 
 
 def read_autoencoder(path: Path) -> Model:
@@ -55,6 +64,11 @@ def _read(path: Path, build) -> Model:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not weights of this model: {error}; restore the file") from None
     load_into(module, path)
+    if isinstance(module, Autoencoder):
+        try:
+            module.check_tables()
+        except ValueError as error:
+            raise ValueError(f"{path}: not weights of this model: {error}; restore the file") from None
     with open(path, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").digest()
     return Model(module.eval().requires_grad_(False), digest[:4], metadata)
@@ -94,6 +108,11 @@ def load_into(
     """
     try:
         tensors = unpack(load_file(path))
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ValueError(
+                    f"{path}: {name} holds NaN or infinity: the training that made it diverged; use other weights"
+                )
         own = module.state_dict()
         for name in by_rate:
             if name in tensors and len(tensors[name]) != len(own[name]):

@@ -15,11 +15,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hfdbench.hfd.autoencoder import AutoencoderConfig, build
+from hfdbench.hfd.autoencoder import AutoencoderConfig
 from hfdbench.hfd.decoder import Decoder, Sampling
 from hfdbench.hfd.network import NetworkConfig
 from hfdbench.hfd.sampling import Schedule
-from hfdbench.hfd.weights import configured, load_into
+from hfdbench.hfd.weights import build, configured, load_into
 from hfdbench.training import objectives, pairs, photos
 from hfdbench.training.adversaries import read_perceptual
 from hfdbench.training.objectives import ADVERSARIAL, DIFFUSION, Batch, Loss
