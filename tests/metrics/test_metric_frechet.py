@@ -118,6 +118,26 @@ def test_is_symmetric_zero_on_itself_and_never_negative():
     assert frechet_distance(constant, constant) == 0
 
 
+@pytest.mark.parametrize("order", ["same", "reversed", "shuffled"])
+@pytest.mark.parametrize("decay", [0, 12], ids=["even", "ill-conditioned"])
+@pytest.mark.parametrize(("count", "dimensions"), [(30, 64), (200, 64), (100, 256), (300, 256)])
+def test_equal_sets_are_exactly_0_apart(count, dimensions, decay, order):
+    """Rounding noise is neither a distance nor the base of a ratio or a logarithm."""
+    random = np.random.default_rng(0)
+    turn = np.linalg.qr(random.normal(size=(dimensions, dimensions)))[0]
+    scale = np.exp(-decay * np.arange(dimensions) / dimensions)
+    features = ((random.normal(size=(count, dimensions)) * scale) @ turn + 0.3).astype(np.float32)
+    ordered = {"same": features, "reversed": features[::-1], "shuffled": features[random.permutation(count)]}[order]
+    assert frechet_distance(Moments.of(features), Moments.of(ordered)) == 0
+
+
+def test_what_is_above_the_resolution_is_kept():
+    features = np.random.default_rng(0).normal(size=(3000, 32))
+    moved = features + 1e-3 * np.eye(32)[0]
+    assert frechet_distance(Moments.of(features), Moments.of(features + 0.01)) == pytest.approx(32e-4, rel=1e-6)
+    assert frechet_distance(Moments.of(features), Moments.of(moved)) == 0  # 1e-6 of a variance of 64: under 1e-7
+
+
 def test_says_when_it_is_biased():
     assert Moments.of(np.random.default_rng(0).normal(size=(32, 32))).biased
     assert not Moments.of(np.random.default_rng(0).normal(size=(33, 32))).biased
