@@ -55,18 +55,21 @@ def metrics() -> str:
         (
             f"`{m.column}`",
             m.title,
+            m.unit,
             bounds(*m.range),
             {"higher": "↑", "lower": "↓"}[m.direction],
+            m.tolerance if m.tolerance is not None else "",
             m.reference,
             m.year or "",
             f"`{m.module}`",
         )
         for m in METRICS.values()
     ]
-    head = ("column", "title", "range", "better", "held against", "year", "module")
+    head = ("column", "title", "unit", "range", "better", "gate's tolerance", "compared with", "year", "module")
     return (
-        "# Metrics\n\nWritten from `hfdbench.metrics.METRICS`, which drives every axis. "
-        'How each is averaged: [results](results.md). "hand": a case worked out in the tests.\n\n' + table(head, rows)
+        "# Metrics\n\nWritten from the table in `hfdbench/metrics/registry.py`, which schema, axes, intervals, gate and page "
+        'derive from, too. How each is averaged: [results](results.md). "hand": a case worked out in the tests. The tolerance '
+        "of the gate is a fraction of the baseline's value, that of PSNR is in dB.\n\n" + table(head, rows)
     )
 
 

@@ -14,8 +14,8 @@ Other packages add rows by entry points of the groups `hfdbench.metrics` and `hf
 not fit, is left out with a warning that names it; everything else keeps working.
 """
 
+import logging
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import Any, Literal
+
+log = logging.getLogger(__name__)
 
 Direction = Literal["higher", "lower"]
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -636,10 +638,9 @@ def _extend(group: str, kind: type, add: Callable[[Any], None]) -> None:
                 add(row)
         except Exception as error:  # whatever code of others raises
             cause = str(error) or type(error).__name__
-            warnings.warn(
-                f'entry point "{entry.name}" ({entry.value}) of {group} is left out: {cause}; fix or uninstall it',
-                RuntimeWarning,
-                stacklevel=2,
+            log.warning(
+                'entry point "%s" of %s (%s) is left out: %s; fix or uninstall that package',
+                *(entry.name, entry.value, group, cause),
             )
 
 
