@@ -140,3 +140,30 @@ class PNG:
 
     def decode(self, stream: bytes, *, seed: int) -> np.ndarray:
         return np.array(Image.open(io.BytesIO(stream)))
+
+
+class Daemons(Quantiser):
+    """Leaves a process that has a session of its own and no parent."""
+
+    def encode(self, image: np.ndarray) -> bytes:
+        os.system("(setsid sleep 1000 &) ; setsid sh -c '(sleep 1000 &) ; exit' &")
+        return super().encode(image)
+
+
+class Hungry(Quantiser):
+    """Takes memory bit by bit, without end."""
+
+    def encode(self, image: np.ndarray) -> bytes:
+        held = []
+        while True:
+            held.append(np.ones(1 << 23, np.uint8))
+            time.sleep(0.02)
+
+
+class Huge(Quantiser):
+    """Answers with more than there can be."""
+
+    def decode(self, stream: bytes, *, seed: int) -> np.ndarray:
+        if stream == b"message":
+            raise ValueError("\x1b[31m" + "long " * 10**7)
+        return np.zeros((3000, 3000, 3), np.uint8)

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hfdbench.cards.find import find_cards
+from hfdbench.cards.find import bundled_root, find_cards
 from hfdbench.cards.schema import CodecCard, DatasetCard
+from hfdbench.codecs.pool import CodecFailed, Pool, find_level
 from hfdbench.codecs.protocol import load_codec
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files import places
@@ -39,9 +40,14 @@ def summary(findings: Sequence[Finding]) -> str:
 
 
 def examine(inception: Path | None, data_root: Path | None, cards: Iterable[Path]) -> Iterator[Finding]:
-    """Look at codecs, datasets, Inception weights and the metrics of --metric, one finding each."""
+    """Look at the sandbox, codecs, datasets, Inception weights and the metrics of --metric, one finding each.
+
+    A codec whose card lies in the current folder is not built unless `cards` names that folder: building runs its code.
+    """
+    cards = tuple(cards)
+    yield _seal()
     for codec in find_cards(CodecCard, cards).values():
-        yield _codec(codec)
+        yield _codec(codec, cards)
     for dataset in find_cards(DatasetCard, cards).values():
         yield _dataset(dataset, data_root, cards)
     yield _inception(inception, data_root)
@@ -49,17 +55,39 @@ def examine(inception: Path | None, data_root: Path | None, cards: Iterable[Path
         yield _measure(name, data_root)
 
 
-def _codec(card: CodecCard) -> Finding:
-    name = f"codec {card.id}"
-    for number, point in enumerate(card.points):
-        try:
-            load_codec(card, point.id)
-        except Unavailable as error:
-            where = f"point {point.id}: " if number else ""
-            return Finding(name, f"not here: {where}{error.reason}", error.hint)
-        except Exception as error:  # a third party's adapter may raise anything; the doctor goes on
-            return Finding(name, f"broken: point {point.id}: {error}", broken=True)
+def _codec(card: CodecCard, named: Iterable[Path]) -> Finding:
+    """Build every point: bundled codecs here, others in the sandbox that a run would give them."""
+    name, folder = f"codec {card.id}", Path(card.source).resolve().parent.parent
+    bundled = folder == bundled_root().resolve()
+    if folder == Path.cwd().resolve() and not bundled and folder not in {Path(place).resolve() for place in named}:
+        return Finding(
+            name, "not here: not tried, it lies in the current folder", "hfdbench doctor --cards . builds it"
+        )
+    with Pool("codec", 1, "cpu", retries=0) as pool:
+        for number, point in enumerate(card.points):
+            try:
+                if bundled:
+                    load_codec(card, point.id)
+                else:
+                    pool.ask(card, point.id, {})
+            except Unavailable as error:
+                where = f"point {point.id}: " if number else ""
+                return Finding(name, f"not here: {where}{error.reason}", error.hint)
+            except CodecFailed as error:
+                state = "not here" if error.type == "Unavailable" else "broken"
+                reason = error.message if error.type == "Unavailable" else f"point {point.id}: {error}"
+                return Finding(name, f"{state}: {reason}", broken=state == "broken")
+            except Exception as error:  # whatever a library raises; the doctor goes on
+                return Finding(name, f"broken: point {point.id}: {error}", broken=True)
     return Finding(name, f"works, {len(card.points)} points")
+
+
+def _seal() -> Finding:
+    level = find_level()
+    if level == "process":
+        reason = "codecs run in processes that see this machine; results say seal = process"
+        return Finding("sandbox", f"not here: {reason}", "allow unprivileged user namespaces, or Linux with Landlock")
+    return Finding("sandbox", f"works, by {level}")
 
 
 def _dataset(card: DatasetCard, data_root: Path | None, cards: Iterable[Path]) -> Finding:
