@@ -158,3 +158,24 @@ def test_missing_plugin_says_how_to_get_it(codec, package, hint, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(Unavailable, match=hint):
         codec(50)
+
+
+def test_a_header_that_claims_a_huge_picture_is_refused_before_it_is_decoded():
+    """64 x 64 pixels whose frame header says 13000 x 13000: decoding would take gigabytes."""
+    import io
+    import tracemalloc
+
+    from PIL import Image
+
+    from hfdbench.codecs.pillow import JPEG
+    from hfdbench.errors import StreamError
+
+    stream = bytearray(JPEG(50).encode(np.asarray(Image.linear_gradient("L").resize((64, 64)).convert("RGB"))))
+    at = stream.index(b"\xff\xc2") + 5  # SOF2: height and width, 2 bytes each
+    stream[at : at + 4] = (13000).to_bytes(2, "big") * 2
+    assert Image.open(io.BytesIO(bytes(stream))).size == (13000, 13000)
+    tracemalloc.start()
+    with pytest.raises(StreamError, match="claims 13000 x 13000 pixels"):
+        JPEG(50).decode(bytes(stream), seed=0)
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
