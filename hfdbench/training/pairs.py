@@ -159,8 +159,10 @@ class Pair:
         return np.load(f"{self.path}.latents.npy")
 
 
-def make_pairs(photos: Photos, base: Base, side: int, border: int, cache: Path, first: int = 0) -> list[Pair]:
-    """A part of each photograph, at most side x side pixels, at two of the base's rates, the rates taking turns.
+def make_pairs(
+    photos: Photos, base: Base, side: int, border: int, cache: Path, first: int = 0, rates_each: int = 2
+) -> list[Pair]:
+    """A part of each photograph, at most side x side pixels, at `rates_each` of the base's rates, the rates taking turns.
 
     Kept in `cache`, named by data and base, so that an interrupted start goes on.
     first: index of the photograph to begin with. Processes that begin at different ones share the work: what is there is read.
@@ -184,7 +186,7 @@ def make_pairs(photos: Photos, base: Base, side: int, border: int, cache: Path, 
         top = rng.integers(photo.shape[0] - height - 2 * border + 1)
         left = rng.integers(photo.shape[1] - width - 2 * border + 1)
         part = photo[top : top + height + 2 * border, left : left + width + 2 * border]
-        for rate in sorted({index % rates, (index + rates // 2) % rates}):
+        for rate in sorted({(index + k * rates // rates_each) % rates for k in range(rates_each)}):
             path = folder / f"{index:06d}-{rate}"
             if not Path(f"{path}.pixels.npy").exists():  # written last
                 made, y = base.reconstruct(part, rate)

@@ -49,6 +49,8 @@ class Recipe(Table):
         Stage 2: the codec card whose streams are decoded, and which of its points are the decoder's rates; all when empty.
     pair_side, border : int
         Stage 2: pixels of the parts of photographs that are coded, and around them that are coded with them and dropped.
+    pair_rates : int
+        Stage 2: at how many of the rates each part is coded.
     perceptual : str
         Stage 2, adversarial objectives: the network of the perceptual loss.
     """
@@ -75,6 +77,7 @@ class Recipe(Table):
     points: tuple[str, ...] = ()
     pair_side: int = Field(384, ge=GRID, multiple_of=GRID)
     border: int = Field(64, ge=0, multiple_of=GRID)
+    pair_rates: int = Field(2, ge=1)
     perceptual: str = "inception"
 
     @property

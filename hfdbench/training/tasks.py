@@ -132,7 +132,7 @@ class DecoderTask:
         if init:
             lacking = ("network.latents.weight", "network.latents.bias") if seen else ()
             load_into(self.model, init, may_lack=lacking, by_rate=("network.rate.weight", "root"))
-        self.pairs = pairs.make_pairs(data, base, recipe.pair_side, recipe.border, cache, first)
+        self.pairs = pairs.make_pairs(data, base, recipe.pair_side, recipe.border, cache, first, recipe.pair_rates)
         self.model.root.copy_(pairs.residual_roots(self.pairs, rates))
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, ...]:

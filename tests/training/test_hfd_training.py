@@ -147,6 +147,7 @@ def test_pairs_on_a_codec_are_what_its_card_makes(data, tmp_path):
         stream = codec.encode(photo[top - 32 : top + 96, left - 32 : left + 96].copy())
         assert np.array_equal(codec.decode(stream, seed=0)[32:96, 32:96], coded)
     assert on.digest() != pairs.CodecBase(card, ("q8", "q35")).digest() != pairs.CodecBase(card).digest()
+    assert [pair.rate for pair in pairs.make_pairs(data, on, 64, 32, tmp_path, rates_each=1)] == [0, 1] * 4
     pixels, _, latents = pairs.crops(made, 3, 32, np.random.default_rng(0))
     assert pixels.shape == (3, 6, 32, 32) and latents.shape == (3, 0, 2, 2)
 
