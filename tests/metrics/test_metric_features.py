@@ -17,6 +17,7 @@ from helpers_metrics import patches, random_weights, theirs
 
 from hfdbench.cards.schema import Source
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files import places
 from hfdbench.metrics.distribution import fingerprint
 from hfdbench.metrics.networks import inception as inception_module
 from hfdbench.metrics.networks import weights as features
@@ -196,7 +197,7 @@ def test_cache_is_torch_hub_s(monkeypatch, tmp_path):
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        assert features.cache_folder() == Path(torch.hub.get_dir()) / "checkpoints"
+        assert places.torch_hub_checkpoints() == Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def test_file_asked_for_must_exist(empty_machine, monkeypatch):
@@ -261,7 +262,7 @@ def test_a_failed_download_is_tried_once_a_day(empty_machine, monkeypatch):
         tries.append(1)
         raise Unavailable("no network", "connect it")
 
-    monkeypatch.setattr("hfdbench.datasets.fetch.download", fail)
+    monkeypatch.setattr("hfdbench.metrics.networks.weights.download", fail)
     for _ in range(3):
         with pytest.raises(Unavailable, match="could not be downloaded \\(no network"):
             find_inception(None, empty_machine)

@@ -23,6 +23,7 @@ import numpy as np
 
 from hfdbench.cards.schema import Source
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files.download import Patience, download
 from hfdbench.metrics.image.measure import Place
 from hfdbench.metrics.networks.batching import full_precision
 from hfdbench.metrics.networks.weights import TIMEOUT_S
@@ -137,8 +138,6 @@ def find_weights(name: str, file: str, place: Place) -> Path:
 
 
 def _download(name: str, source: Source, path: Path, hint: str) -> None:
-    from hfdbench.datasets.fetch import Patience, download
-
     reason = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from hfdbench.cards.schema import Source
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files import places
+from hfdbench.files.download import Patience, download
 from hfdbench.metrics.distribution.fingerprint import PUBLISHED_SHA256
 
 if TYPE_CHECKING:
@@ -119,7 +121,7 @@ class Published:
                 )
             if found:
                 return (named or found)[0]
-        cached = cache_folder() / self.name
+        cached = places.torch_hub_checkpoints() / self.name
         if not cached.is_file():
             if not allow_download:
                 raise self._unavailable(f"there are no {self.network} weights here")
@@ -135,8 +137,6 @@ class Published:
 
         A failure is remembered beside the file and not repeated for a day: a machine without network waits once.
         """
-        from hfdbench.datasets.fetch import Patience, download
-
         failed = path.with_name(f"{path.name}.failed")
         with suppress(OSError):
             if time.time() - failed.stat().st_mtime < RETRY_S:
@@ -194,12 +194,6 @@ CLIP = Published(
     variable="HFDBENCH_CLIP",
     folder="clip",
 )
-
-
-def cache_folder() -> Path:
-    """torch.hub's folder of weights, without importing torch."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch").expanduser() / "hub" / "checkpoints"
 
 
 def file_sha256(path: Path) -> str:
