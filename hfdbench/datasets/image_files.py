@@ -107,6 +107,8 @@ def picture_size(path: Path) -> tuple[int, int]:
         with open(path, "rb") as stream:
             width, height = _open(stream).size
             return height, width
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"{printable(path.name)}: {_unidentified(path)}") from None
     except Exception as error:
         raise ImageError(f"{printable(path.name)}: cannot be read: {error or type(error).__name__}") from error
 
