@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from hfdbench.errors import UsageError
+from hfdbench.errors import Unavailable, UsageError
 from hfdbench.metrics.networks import vit
-from hfdbench.metrics.networks.extractors import Extractor
+from hfdbench.metrics.networks.extractors import Extractor, find_extractor
 
 
 def images() -> list[np.ndarray]:
@@ -46,6 +46,7 @@ DINOV2 = (
 
 @pytest.fixture(scope="module")
 def dinov2(tmp_path_factory):
+    pytest.importorskip("timm", reason="DINOv2 needs timm: pip install 'hfdbench[vit]'")
     path = tmp_path_factory.mktemp("dinov2") / "random.pth"
     torch.save(dinov2_state(), path)
     return Extractor("dinov2", path).build("cpu")
@@ -59,7 +60,14 @@ def test_dinov2_equals_the_published_code(dinov2):
         assert np.abs(row).mean() == pytest.approx(mean_size, abs=1e-4)
 
 
+def test_dinov2_without_timm_is_unavailable_before_anything_is_downloaded(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(Unavailable, match=r"DINOv2 needs the package timm; pip install 'hfdbench\[vit\]'"):
+        find_extractor("dinov2", None, tmp_path)
+
+
 def test_dinov2_of_another_file_is_refused(tmp_path):
+    pytest.importorskip("timm", reason="DINOv2 needs timm: pip install 'hfdbench[vit]'")
     path = tmp_path / "other.pth"
     torch.save({"weight": torch.ones(3)}, path)
     with pytest.raises(UsageError, match=r"other\.pth: not the weights of DINOv2.*dinov2_vitb14_pretrain"):

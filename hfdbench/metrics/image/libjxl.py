@@ -24,13 +24,13 @@ from hfdbench.metrics.image.measure import Place
 SIDE = 8  # pixels
 TIMEOUT_S = 600
 NUMBER = r"(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)"
-CURE = (
+HINT = (
     "install libjxl's development tools (Debian: libjxl-devtools, libjxl >= 0.8 for ssimulacra2) so that it is on PATH"
 )
 
 
 class _Program:
-    """A program of two pictures. Subclasses: `program`, `columns`, `pattern` with one group per column."""
+    """A program that compares two images. Subclasses: `program`, `columns`, `pattern` with one group per column."""
 
     program: str
     columns: tuple[str, ...]
@@ -43,7 +43,7 @@ class _Program:
             raise UsageError(f"{name}: {place.weights}: no such file; give the program {self.program}")
         found = place.weights or shutil.which(self.program)
         if found is None:
-            raise Unavailable(f"there is no program {self.program}", CURE)
+            raise Unavailable(f"there is no program {self.program}", HINT)
         self._path = Path(found).resolve()
         self.identity = f"{self.program} {hashlib.sha256(self._path.read_bytes()).hexdigest()[:12]}"
 
@@ -67,8 +67,8 @@ class _Program:
         found = re.fullmatch(self.pattern, ran.stdout.strip())
         values = tuple(map(float, found.groups())) if found else ()
         if ran.returncode or not values or not all(map(math.isfinite, values)):
-            said = " ".join((ran.stderr or ran.stdout).split())[-200:]
-            raise Unavailable(f"{self.program} failed (exit code {ran.returncode}): {said or 'no output'}")
+            printed = " ".join((ran.stderr or ran.stdout).split())[-200:]
+            raise Unavailable(f"{self.program} failed (exit code {ran.returncode}): {printed or 'no output'}")
         return values
 
 

@@ -8,7 +8,7 @@ DISTS (Ding et al. 2020, arXiv:2004.07728): VGG-16, input scaled to [0, 1]. Its 
 256 pixels a side first; here nothing is shrunk, so values compare only with others measured so.
 
 torchmetrics carries the small calibrated layers; the networks' ImageNet weights (torchvision's) it would download. Here
-their file may also be given. Weights other than the published ones are used and told: such numbers are for development.
+their file may also be given. Other weights are used and named with every number: such numbers are for development.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,18 +29,26 @@ from hfdbench.metrics.image.measure import Place
 from hfdbench.metrics.networks.batching import full_precision
 from hfdbench.metrics.networks.weights import TIMEOUT_S
 
+if TYPE_CHECKING:
+    import torch
+
 EXTRA = "pip install 'hfdbench[perceptual]'"
 
 
 class _Network:
-    """A metric of torchmetrics on a network of torchvision. Subclasses: `columns`, `file` (torchvision's), `side`,
-
-    `_build` and `_distance` of two images in [0, 1], B x 3 x H x W.
-    """
+    """A metric of torchmetrics on a network of torchvision."""
 
     columns: tuple[str, ...]
     file: str  # of torchvision's weights; ends in the first digits of its sha256
     side = 1  # pixels that a side needs
+
+    def _build(self) -> "torch.nn.Module":
+        """The network, its weights from torch.hub's folder."""
+        raise NotImplementedError
+
+    def _distance(self, a: "torch.Tensor", b: "torch.Tensor") -> "torch.Tensor":
+        """Distance of two images in [0, 1], 1 x 3 x H x W."""
+        raise NotImplementedError
 
     def __init__(self, place: Place):
         name = self.columns[0]

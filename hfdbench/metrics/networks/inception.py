@@ -24,7 +24,7 @@ from hfdbench.metrics.networks.batching import Resizer, batches, full_precision
 from hfdbench.metrics.networks.weights import INCEPTION, file_sha256, read_state
 
 if TYPE_CHECKING:
-    import torch
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 SIDE = 299  # pixels: input of the network
 STEM_PATCHES = 2
@@ -71,8 +71,8 @@ class Inception:
             if isinstance(block, BasicConv2d):
                 # In float64, so that folding costs no precision.
                 block.conv = fuse_conv_bn_eval(block.conv.double(), block.bn.double()).float()
-                block.bn = torch.nn.Identity()
-        self._net = net.requires_grad_(False).to(device, memory_format=torch.channels_last)
+                setattr(block, "bn", torch.nn.Identity())  # noqa: B010 (declared as a batch norm)
+        self._net = net.requires_grad_(False).to(device).to(memory_format=torch.channels_last)
         # Small activations pay on a CPU only.
         self._stem_patches = STEM_PATCHES if torch.device(device).type == "cpu" else batch
         self._resize = Resizer(SIDE, device)
@@ -106,7 +106,7 @@ class Inception:
             return x.mean((2, 3)).cpu().numpy()
 
 
-def read_network(weights: Path) -> "torch.nn.Module":
+def read_network(weights: Path) -> "FeatureExtractorInceptionV3":
     """torch-fidelity's network with these weights, of any float type. Raises UsageError for another file."""
     import torch
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3

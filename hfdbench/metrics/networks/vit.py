@@ -5,20 +5,24 @@ token after the last norm) and N x 512 (CLIP ViT-B/32, image embedding), in the 
 to 224 x 224 by the rule of TensorFlow 1 and normalised by the network's own mean and deviation. Batches have one fixed
 shape, in full float32.
 
-FD-DINOv2: Stein et al. 2023, arXiv:2306.04675. CLIP: Radford et al. 2021, arXiv:2103.00020. torch-fidelity takes CLIP
-from a file, but DINOv2 (`dinov2-vit-b-14`) from torch.hub alone, with code from the network: so it is computed here, from
-the published file of weights.
+FD-DINOv2: Stein et al. 2023, arXiv:2306.04675; the network is timm's (extra `vit`), with the published weights and the
+published code's rule for the embedding of places, from which timm's differs. CLIP: Radford et al. 2021, arXiv:2103.00020, by
+torch-fidelity, which takes DINOv2 from torch.hub alone, with code from the network.
 """
 
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hfdbench.errors import UsageError
 from hfdbench.metrics.networks.batching import Resizer, batches, full_precision
-from hfdbench.metrics.networks.weights import read_state
+from hfdbench.metrics.networks.weights import DINOV2, read_state
+
+if TYPE_CHECKING:
+    import torch
 
 SIDE = 224  # pixels: input of the networks
 CELL = 14  # pixels a side of a token
@@ -26,27 +30,43 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 class DINOv2:
-    """ViT-B/14 without registers. Raises UsageError for a file that does not hold its weights."""
+    """ViT-B/14 without registers.
+
+    Parameters
+    ----------
+    weights : Path
+        The published file.
+    device : str
+        Where it computes.
+    batch : int
+        Patches at a time.
+
+    Raises
+    ------
+    UsageError
+        The file does not hold its weights.
+    """
 
     dimensions = 768
 
     def __init__(self, weights: Path, device: str = "cpu", batch: int = 16):
+        import timm
+        import torch
 
         self.batch, self.device = batch, device
-        hint = "give dinov2_vitb14_pretrain.pth with --feature dinov2=FILE"
+        hint = f"give {DINOV2.name} with {DINOV2.option}FILE"
         state = read_state(weights, hint)
-        self._depth = sum(name.endswith(".norm1.weight") for name in state)
-        need = {
-            "cls_token": (1, 1, 768),
-            "patch_embed.proj.weight": (768, 3, CELL, CELL),
-            "blocks.0.ls2.gamma": (768,),
-        }
-        wrong = [name for name, shape in need.items() if name not in state or tuple(state[name].shape) != shape]
-        if wrong:
-            raise UsageError(f"{weights}: not the weights of DINOv2 ViT-B/14 ({wrong[0]}); {hint}")
-        self._state = {name: value.float().to(device) for name, value in state.items()}
-        self._place = self._places().to(device)
-        self._to_side = Resizer(SIDE, device)
+        state.pop("mask_token", None)  # of its training
+        depth = sum(name.endswith(".norm1.weight") for name in state)
+        net = timm.create_model("vit_base_patch14_dinov2", img_size=SIDE, depth=depth, num_classes=0)
+        try:
+            net.load_state_dict(state | {"pos_embed": _places(state["pos_embed"])})
+        except (KeyError, RuntimeError) as error:
+            cause = " ".join(str(error).split())[:200]
+            raise UsageError(f"{weights}: not the weights of DINOv2 ViT-B/14 ({cause}…); {hint}") from None
+        self._net = net.float().eval().requires_grad_(False).to(device)
+        self._resize = Resizer(SIDE, device)
+        self._mean, self._deviation = (torch.tensor(x, device=device)[:, None, None] for x in (MEAN, DEVIATION))
 
     def features(self, patches: Iterable[np.ndarray]) -> np.ndarray:
         """Features of patches, float32, N x 768; holds one batch of patches. Raises ValueError for unequal patches."""
@@ -56,55 +76,40 @@ class DINOv2:
         with torch.inference_mode(), full_precision():
             for batch, filled in batches(patches, self.batch):
                 pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float() / 255
-                blocks.append(self._forward(self._resize(pixels))[:filled].cpu().numpy())
+                normal = (self._resize(pixels) - self._mean) / self._deviation
+                blocks.append(self._net(normal)[:filled].cpu().numpy())
         return np.concatenate(blocks) if blocks else np.empty((0, self.dimensions), np.float32)
 
-    def _resize(self, pixels):
-        import torch
 
-        pixels = self._to_side(pixels)
-        mean, deviation = (torch.tensor(x, device=self.device)[:, None, None] for x in (MEAN, DEVIATION))
-        return (pixels - mean) / deviation
+def _places(known: "torch.Tensor") -> "torch.Tensor":
+    """Embedding of the places, 1 x (1 + 16 * 16) x 768: the published 37 x 37 grid, brought to ours."""
+    import torch
+    from torch.nn import functional
 
-    def _places(self):
-        """Embedding of the places, 1 x (1 + 16 * 16) x 768: the published 37 x 37 grid, brought to ours."""
-        import torch
-        from torch.nn import functional
-
-        known = self._state["pos_embed"]
-        grid = known[:, 1:].unflatten(1, (37, 37)).permute(0, 3, 1, 2)
-        # The published code adds 0.1 to the number of cells before it takes the ratio, which shifts every place.
-        ratio = (SIDE // CELL + 0.1) / 37
-        grid = functional.interpolate(grid, scale_factor=(ratio, ratio), mode="bicubic")
-        return torch.cat([known[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
-
-    def _forward(self, x):
-        """B x 3 x 224 x 224 -> B x 768. Dosovitskiy et al. 2021, arXiv:2010.11929, eq. 1-4, with scaled branches."""
-        import torch
-        from torch.nn import functional
-
-        def linear(x, name):
-            return functional.linear(x, self._state[f"{name}.weight"], self._state[f"{name}.bias"])
-
-        def norm(x, name):
-            return functional.layer_norm(
-                x, x.shape[-1:], self._state[f"{name}.weight"], self._state[f"{name}.bias"], 1e-6
-            )
-
-        project = self._state["patch_embed.proj.weight"], self._state["patch_embed.proj.bias"]
-        x = functional.conv2d(x, *project, stride=CELL).flatten(2).transpose(1, 2)
-        x = torch.cat([self._state["cls_token"].expand(len(x), -1, -1), x], dim=1) + self._place
-        for block in (f"blocks.{k}" for k in range(self._depth)):
-            qkv = linear(norm(x, f"{block}.norm1"), f"{block}.attn.qkv").unflatten(2, (3, 12, 64))
-            seen = functional.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2).flatten(2)
-            x = x + linear(seen, f"{block}.attn.proj") * self._state[f"{block}.ls1.gamma"]
-            wide = functional.gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
-            x = x + linear(wide, f"{block}.mlp.fc2") * self._state[f"{block}.ls2.gamma"]
-        return norm(x, "norm")[:, 0]
+    grid = known[:, 1:].float().unflatten(1, (37, 37)).permute(0, 3, 1, 2)
+    # The published code adds 0.1 to the number of cells before it takes the ratio, which shifts every place.
+    ratio = (SIDE // CELL + 0.1) / 37
+    grid = functional.interpolate(grid, scale_factor=(ratio, ratio), mode="bicubic")
+    return torch.cat([known[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
 
 class CLIP:
-    """torch-fidelity's `clip-vit-b-32`. Raises UsageError for a file that does not hold its weights."""
+    """torch-fidelity's `clip-vit-b-32`.
+
+    Parameters
+    ----------
+    weights : Path
+        The published file.
+    device : str
+        Where it computes.
+    batch : int
+        Patches at a time.
+
+    Raises
+    ------
+    UsageError
+        The file does not hold its weights.
+    """
 
     dimensions = 512
 

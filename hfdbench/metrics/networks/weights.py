@@ -5,6 +5,7 @@ torch.hub's cache, and downloaded into that cache last. Nothing in a file of wei
 """
 
 import hashlib
+import importlib.util
 import os
 import time
 from contextlib import suppress
@@ -93,6 +94,8 @@ class Published:
         Command line option and environment variable that name another file.
     folder : str
         Its folder below the data root.
+    package, extra : str
+        Python package that the network needs, and the extra of hfdbench that installs it; empty for none.
     """
 
     network: str
@@ -101,9 +104,15 @@ class Published:
     option: str
     variable: str
     folder: str
+    package: str = ""
+    extra: str = ""
 
     def find(self, given: Path | None = None, data_root: Path | None = None, allow_download: bool = True) -> Path:
         """The file: given, of the environment variable, in the data folder, in torch.hub's cache, downloaded. See `Weights`."""
+        if self.package and importlib.util.find_spec(self.package) is None:
+            raise Unavailable(
+                f"{self.network} needs the package {self.package}", f"pip install 'hfdbench[{self.extra}]'"
+            )
         for path, asked in ((given, self.option), (os.environ.get(self.variable), self.variable)):
             if path:
                 if not Path(path).is_file():
@@ -182,6 +191,8 @@ DINOV2 = Published(
     option="--feature dinov2=",
     variable="HFDBENCH_DINOV2",
     folder="dinov2",
+    package="timm",
+    extra="vit",
 )
 _CLIP_SHA256 = "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"  # torch-fidelity's, too
 CLIP = Published(
