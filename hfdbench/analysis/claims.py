@@ -1,10 +1,12 @@
 """What HFD's paper claims, tried here: numbers with intervals, and whether each claim holds.
 
 Conventions: a difference is the claimed winner's value minus the other's at the same streams, so negative distances are what
-the paper claims. Intervals: 95 %, image-clustered paired bootstrap (`metrics.bootstrap`). A claim *holds* where the
-intervals of all its differences lie on the claimed side, *does not hold* where one lies on the other side, and is
-*undecided here* otherwise, or where points are missing. Claims of the paper as the project's sources report them
-(arXiv:2305.18231; docs/models.md says what is certain).
+the paper claims. Intervals: 95 %, over images, of each difference alone (`analysis.estimate`). A claim *holds* where all its
+differences lie on the claimed side, and *does not hold* where one lies on the other side, beyond chance among all claims and
+differences (Holm): where nothing differs, at most 5 % of all tables have a wrong verdict anywhere. It is *undecided here*
+otherwise, over too few images for a verdict on a distance, and where KID has the other sign; and *not tried* where a point
+that it is stated for is missing, or was measured over other patches. Claims of the paper as the project's sources report
+them (arXiv:2305.18231; docs/models.md says what is certain).
 
 Claims 1 to 3 are read from the decoders' own points, as is 9, a control of ours: whether HFD's FID is below that of the
 reconstruction with plain grain, which no network chose. 4 to 8 are read from variants of hfd and hfd-rf at one rate, which
@@ -12,30 +14,38 @@ are points of codecs named `hfd.shift-1` and the like, run by `hfdbench claims -
 images alone).
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from hfdbench.analysis import bootstrap
+from hfdbench.analysis import deviations
 from hfdbench.analysis import intervals as uncertainty
+from hfdbench.analysis.caveats import FEWEST_IMAGES, caveats, kid_sign, one_seed
+from hfdbench.analysis.decoded import Decoder
+from hfdbench.analysis.estimate import Estimate, holm
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard
-from hfdbench.datasets.dataset import open_dataset
+from hfdbench.datasets.dataset import Dataset, open_dataset
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files import places
-from hfdbench.pipeline.plan import Request
+from hfdbench.metrics.registry import METRICS
 from hfdbench.results.stored import Results, StoredTrial
 
-DRAWS = 300
 LEVEL = 0.95
+POINTS = ("q1", "q2", "q3", "q4", "q5")  # what claims 1 to 3 and 9 are stated for
 POINT = "q2"  # the rate of the variants
 STEPS = (2, 4, 8, 16, 32)
 MANY = 100
 DECODERS = ("elic-mse", "elic-grain", "hfd", "hific", "po-elic")
 EQUAL = 0.02  # claim 7: distances within this share count as equal
-PSNR_BOUND_DB = 10 * np.log10(2)  # a factor of two in squared error
+PSNR_BOUND_DB = 10 * math.log10(2)  # a factor of two in squared error
+PSNR_CLAIM = "HFD's PSNR is lower than the MSE decoder's, by at most 3 dB (a factor of 2 in squared error)"
+SPECTRUM_CLAIM = (
+    "HFD+ brings back high frequencies: its residual's power spectrum is closer to the original's than HFD's"
+)
 
 # Samplings of the variants, over the card's own. Steps are compared with all of the detail added, solvers as trained.
 VARIANTS: dict[str, tuple[str, dict]] = {
@@ -50,12 +60,92 @@ VARIANTS: dict[str, tuple[str, dict]] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """number and claim: as the paper's; verdict: "holds", "does not hold" or "undecided here"; numbers: a line each."""
+    """What became of a claim.
+
+    Parameters
+    ----------
+    number : int
+        The claim's.
+    claim : str
+        What the paper says.
+    verdict : str
+        "holds", "does not hold", "undecided here" or "not tried".
+    numbers : tuple of str
+        A line each: differences with their intervals, and why there is no verdict.
+    notes : tuple of str
+        What a reader must know of the distances.
+    """
 
     number: int
     claim: str
     verdict: str
     numbers: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """A difference that lies between low and high where the claim holds; kid: sign of that of the KIDs, 0 where it says nothing."""
+
+    name: str
+    estimate: Estimate
+    low: float = -math.inf
+    high: float = 0.0
+    unit: str = ""
+    kid: float = 0.0
+    of_distances: bool = True
+
+    def __str__(self) -> str:
+        low, high = self.estimate.interval(LEVEL)
+        return f"{self.name}: {self.estimate.value:+.3g}{self.unit} [{low:+.3g}, {high:+.3g}]"
+
+    @property
+    def p_inside(self) -> float:
+        """One-sided p-value of "it does not lie between low and high" (two one-sided tests, Schuirmann 1987)."""
+        return max(self.estimate.p_above(self.low), self.estimate.p_below(self.high))
+
+    @property
+    def p_outside(self) -> float:
+        return min(
+            2 * self.estimate.p_below(self.low), self.estimate.p_above(self.high) * (1 + np.isfinite(self.low)), 1
+        )
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A claim with its differences; `lines` follow them. Without differences it was not tried: `lines` say why."""
+
+    number: int
+    claim: str
+    differences: tuple[_Difference, ...]
+    lines: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def p_values(self) -> tuple[float, float]:
+        """That of "it does not hold": each difference must lie inside. That of "it holds": one outside is enough."""
+        holds = max(difference.p_inside for difference in self.differences)
+        return holds, min(1.0, len(self.differences) * min(difference.p_outside for difference in self.differences))
+
+    def verdict(self, p: float) -> Verdict:
+        """p: the smaller of both p-values, two-sided, adjusted for all claims."""
+        lines = (*map(str, self.differences), *self.lines)
+        few = [d.estimate.images for d in self.differences if d.of_distances and d.estimate.images < FEWEST_IMAGES]
+        signs = [d.name for d in self.differences if d.kid * d.estimate.value < 0]
+        if not self.differences:
+            verdict = "not tried"
+        elif not p < 1 - LEVEL:
+            verdict = "undecided here"
+        elif few:
+            verdict = "undecided here"
+            lines = (*lines, f"{few[0]} images are too few for a verdict on a distance: at least {FEWEST_IMAGES}")
+        elif signs:
+            verdict = "undecided here"
+            lines = (*lines, f"KID has the other sign, so that the number of patches decides: {'; '.join(signs)}")
+        else:
+            holds, fails = self.p_values
+            verdict = "holds" if holds <= fails else "does not hold"
+        return Verdict(self.number, self.claim, verdict, lines, self.notes)
 
 
 def variants(cards: dict[str, CodecCard]) -> list[CodecCard]:
@@ -68,14 +158,6 @@ def variants(cards: dict[str, CodecCard]) -> list[CodecCard]:
         point = point.model_copy(update={"options": options, "network_evaluations": sampling["steps"]})
         made.append(cards[base].model_copy(update={"id": name, "title": name, "points": (point,)}))
     return made
-
-
-def requests(dataset: str, limit: int | None, **common) -> list[Request]:
-    """What to run for all claims: the decoders on the dataset, the variants on its first `limit` images."""
-    cards = find_cards(CodecCard, common.get("cards", ()))
-    main = Request(codecs=tuple(cards[name] for name in DECODERS), datasets=(dataset,), **common)
-    few = (cards["elic-mse"], cards["hfd"], cards["hfd-plus"], *variants(cards))
-    return [main, Request(codecs=few, datasets=(dataset,), points=(POINT,), limit=limit, **common)]
 
 
 def from_stored(
@@ -91,188 +173,176 @@ def from_stored(
 
 
 def claims(
-    out: Path,
+    results: Results | Path,
     dataset: str,
     subset: str | None = None,
     *,
     metric: str = "fid",
-    pictures: Callable[[StoredTrial], Iterable[tuple[int, np.ndarray]]] | None = None,
+    points: Iterable[str] = POINTS,
+    pictures: Callable[[StoredTrial | None], Iterable[tuple[int, np.ndarray]]] | None = None,
 ) -> list[Verdict]:
-    """All claims from stored results: 1 to 3 on `dataset`, 4 to 8 on `subset` (the same when None).
+    """Try all claims on stored results.
 
-    metric: fid or fd_mini. pictures: decoded pictures of a trial, by number of the image, for claim 8; trial None: originals.
-    Raises UsageError when there are no results.
+    Parameters
+    ----------
+    results : Results or Path
+        The stored results, or their folder.
+    dataset : str
+        Id of the dataset for claims 1 to 3 and 9.
+    subset : str, optional
+        That for claims 4 to 8; the same when not given.
+    metric : str
+        Column of a Fréchet distance: fid or fd_mini.
+    points : iterable of str
+        The points that claims 1 to 3 and 9 are stated for: without one of them they are not tried.
+    pictures : callable, optional
+        Gives decoded pictures of a trial by number of the image, for claim 8; of None, the originals.
+
+    Raises
+    ------
+    UsageError
+        There are no results.
     """
-    results = Results.of(out)
+    results = Results.of(results)
     results.points()  # refuses a folder without any
-    every = [trial for trial in results.trials() if trial.row["status"] == "ok"]
-    main = _Points(every, dataset)
-    few = _Points(every, subset or dataset)
-    return [
-        _lower(1, "HFD's FID is below the MSE decoder's at equal streams", main, metric, ("hfd", ["elic-mse"])),
-        _lower(2, "HFD's FID is below HiFiC's and PO-ELIC's", main, metric, ("hfd", ["hific", "po-elic"])),
-        _psnr(main),
-        _variants(
+    main, few = _Points(results, dataset, metric), _Points(results, subset or dataset, metric)
+    points = tuple(points)
+    tried = [
+        _tried(1, "HFD's FID is below the MSE decoder's at equal streams", _lower, main, points, "hfd", ["elic-mse"]),
+        _tried(2, "HFD's FID is below HiFiC's and PO-ELIC's", _lower, main, points, "hfd", ["hific", "po-elic"]),
+        _tried(3, PSNR_CLAIM, _psnr, main, points),
+        _tried(
             4,
             "a less noisy schedule lowers FID: shift 0.5 against 1 and 2",
+            _variants,
             few,
-            metric,
             [("hfd.shift-0.5", "hfd.shift-1.0"), ("hfd.shift-0.5", "hfd.shift-2.0")],
         ),
-        _variants(
+        _tried(
             5,
             "less sampling noise lowers FID: gamma 0 against 0.5 and 1",
+            _variants,
             few,
-            metric,
             [("hfd.gamma-0.0", "hfd.gamma-0.5"), ("hfd.gamma-0.0", "hfd.gamma-1.0")],
         ),
-        _crossover(few, metric),
-        _tiles(few, metric),
-        _spectrum(few, pictures),
-        _lower(
+        _tried(6, "rectified flow wins at few steps, diffusion overtakes it at many", _crossover, few),
+        _tried(7, f"sampling in tiles equals sampling the whole image: FID within {100 * EQUAL:g} %", _tiles, few),
+        _tried(8, SPECTRUM_CLAIM, _spectrum, few, pictures),
+        _tried(
             9,
             "our control, no claim of the paper: HFD's FID is below plain grain's",
+            _lower,
             main,
-            metric,
-            ("hfd", ["elic-grain"]),
+            points,
+            "hfd",
+            ["elic-grain"],
         ),
     ]
+    adjusted = holm([2 * min(each.p_values) if each.differences else math.nan for each in tried])
+    return [each.verdict(p) for each, p in zip(tried, adjusted, strict=True)]
 
 
 class _Points:
-    """Stored trials of a dataset by codec and point, and their draws."""
+    """Stored trials of a dataset by codec and point, all seeds of it, and what was asked of them."""
 
-    def __init__(self, trials: list[StoredTrial], dataset: str):
-        self.dataset = dataset
-        mine = [trial for trial in trials if trial.row["dataset"] == dataset]
-        self.trials = {(t.row["codec"], t.row["point"]): t for t in sorted(mine, key=lambda t: -t.row["seed"])}
+    def __init__(self, results: Results, dataset: str, metric: str):
+        self.dataset, self.metric = dataset, metric
+        self.trials: dict[tuple[str, str], list[StoredTrial]] = {}
+        for trial in results.newest():
+            if trial.row["dataset"] == dataset and trial.row["status"] == "ok":
+                self.trials.setdefault((trial.row["codec"], trial.row["point"]), []).append(trial)
+        self.used: list[Mapping] = []
 
-    def points(self, codec: str) -> list[str]:
-        return sorted(point for name, point in self.trials if name == codec)
-
-    def value(self, codec: str, point: str, column: str) -> tuple[float, np.ndarray]:
-        """The value and its draws. Raises Unavailable when the point is not stored or has none."""
-        trial = self.trials.get((codec, point))
-        samples = None if trial is None else uncertainty.draw(trial, column, DRAWS)
-        if samples is None:
+    def value(self, codec: str, point: str, column: str) -> Estimate:
+        """The value over all seeds. Raises Unavailable when the point is not stored or has none."""
+        same = self.trials.get((codec, point), [])
+        found = [uncertainty.estimate(trial, column) for trial in same]
+        estimates = [each for each in found if each is not None]
+        if not same or len(estimates) < len(same):
             raise Unavailable(f"{codec} {point} has no {column} on {self.dataset}", "run it, or hfdbench claims --run")
-        return float(trial.row[column]), samples
+        self.used += [trial.row for trial in same]
+        return Estimate.over_seeds(estimates)
 
-    def difference(self, a: str, b: str, point: str, column: str) -> tuple[float, float, float]:
-        """a minus b at one point: value, lo, hi."""
-        (value, drawn), (other, other_drawn) = self.value(a, point, column), self.value(b, point, column)
-        return value - other, *bootstrap.interval(drawn - other_drawn, LEVEL)
-
-
-def _judge(intervals: Iterable[tuple[float, float]], low: float = -np.inf, high: float = 0.0) -> str:
-    """holds: every interval strictly between low and high; does not hold: one wholly outside."""
-    intervals = list(intervals)
-    if intervals and all(low < lo and hi < high for lo, hi in intervals):
-        return "holds"
-    if any(hi < low or lo > high for lo, hi in intervals):
-        return "does not hold"
-    return "undecided here"
-
-
-def _undecided(number: int, claim: str, error: Exception) -> Verdict:
-    return Verdict(number, claim, "undecided here", (str(error),))
-
-
-def _line(name: str, difference: tuple[float, float, float], unit: str = "") -> str:
-    value, low, high = difference
-    return f"{name}: {value:+.3g}{unit} [{low:+.3g}, {high:+.3g}]"
-
-
-def _lower(number: int, claim: str, results: _Points, metric: str, pair: tuple[str, list[str]]) -> Verdict:
-    a, others = pair
-    lines, intervals = [], []
-    try:
-        points = results.points(a)
-        if not points:
-            raise Unavailable(f"{a} has no points on {results.dataset}", "run it, or hfdbench claims --run")
-        for b in others:
-            for point in points:
-                difference = results.difference(a, b, point, metric)
-                lines.append(_line(f"{point}, {metric} of {a} - {b}", difference))
-                intervals.append(difference[1:])
-    except Unavailable as error:
-        return _undecided(number, claim, error)
-    return Verdict(number, claim, _judge(intervals), tuple(lines))
-
-
-def _psnr(results: _Points) -> Verdict:
-    claim = "HFD's PSNR is lower than the MSE decoder's, by at most 3 dB (a factor of 2 in squared error)"
-    try:
-        rows = [(point, results.difference("hfd", "elic-mse", point, "psnr_db")) for point in results.points("hfd")]
-        if not rows:
-            raise Unavailable(f"hfd has no points on {results.dataset}", "run it, or hfdbench claims --run")
-    except Unavailable as error:
-        return _undecided(3, claim, error)
-    lines = tuple(_line(point, difference, " dB") for point, difference in rows)
-    return Verdict(3, claim, _judge((difference[1:] for _, difference in rows), low=-PSNR_BOUND_DB), lines)
-
-
-def _variants(number: int, claim: str, results: _Points, metric: str, pairs: list[tuple[str, str]]) -> Verdict:
-    try:
-        rows = [(f"{a} - {b}", results.difference(a, b, POINT, metric)) for a, b in pairs]
-    except Unavailable as error:
-        return _undecided(number, claim, error)
-    verdict = _judge(difference[1:] for _, difference in rows)
-    return Verdict(number, claim, verdict, tuple(_line(name, difference) for name, difference in rows))
-
-
-def _crossover(results: _Points, metric: str) -> Verdict:
-    claim = "rectified flow wins at few steps, diffusion overtakes it at many"
-    try:
-        rows = [
-            (steps, results.difference(f"hfd-rf.steps-{steps}", f"hfd.steps-{steps}", POINT, metric)) for steps in STEPS
+    def difference(self, a: str, b: str, point: str, name: str, **bounds: float) -> _Difference:
+        """a minus b at one point, of the distance. Raises Unavailable where there is none, or they are not alike."""
+        column = self.metric
+        values = [self.value(codec, point, column) for codec in (a, b)]
+        rows = [trial.row for codec in (a, b) for trial in self.trials[codec, point]]
+        for what, key in (("patches", "fid_patches"), ("fingerprints", METRICS[column].identity or "dataset")):
+            if len(found := {row[key] for row in rows}) > 1:
+                raise Unavailable(
+                    f"{a} and {b} {point} have {what} {' and '.join(sorted(map(str, found)))}", "hfdbench score"
+                )
+        kids = [
+            float(np.mean([uncertainty.kernel_distance(trial, column) for trial in self.trials[codec, point]]))
+            for codec in (a, b)
         ]
-        values = [(steps, results.value(f"hfd.steps-{steps}", POINT, metric)[0]) for steps in (*STEPS, MANY)]
+        return _Difference(name, values[0] - values[1], kid=kid_sign(*kids), **bounds)
+
+
+def _tried(number: int, claim: str, function: Callable[..., tuple], points: _Points, *arguments: object) -> _Trial:
+    """The claim with what `function` gives of it: differences, further lines."""
+    points.used = []
+    try:
+        differences, lines = function(points, *arguments)
     except Unavailable as error:
-        return _undecided(6, claim, error)
-    (_, few), (_, many) = rows[0], rows[-1]
-    verdict = _judge([few[1:], (-many[2], -many[1])])
-    overtaken = next((steps for steps, difference in rows if difference[0] > 0), None)
+        return _Trial(number, claim, (), (str(error),))
+    notes = caveats(points.used, [points.metric]) if any(each.of_distances for each in differences) else ()
+    return _Trial(number, claim, tuple(differences), tuple(lines), (*notes, *one_seed(points.used)))
+
+
+def _lower(results: _Points, points: Iterable[str], a: str, others: Iterable[str]) -> tuple:
+    metric = results.metric
+    return [results.difference(a, b, point, f"{point}, {metric} of {a} - {b}") for b in others for point in points], ()
+
+
+def _psnr(results: _Points, points: Iterable[str]) -> tuple:
+    sides = ((point, *(results.value(codec, point, "psnr_db") for codec in ("hfd", "elic-mse"))) for point in points)
+    bounds = {"low": -PSNR_BOUND_DB, "unit": " dB", "of_distances": False}
+    return [_Difference(point, a - b, **bounds) for point, a, b in sides], ()
+
+
+def _variants(results: _Points, pairs: Iterable[tuple[str, str]]) -> tuple:
+    return [results.difference(a, b, POINT, f"{a} - {b}") for a, b in pairs], ()
+
+
+def _crossover(results: _Points) -> tuple:
+    metric = results.metric
+    rows = [
+        results.difference(f"hfd-rf.steps-{n}", f"hfd.steps-{n}", POINT, f"{n} steps, {metric} of flow - diffusion")
+        for n in STEPS
+    ]
+    values = [(n, results.value(f"hfd.steps-{n}", POINT, metric).value) for n in (*STEPS, MANY)]
+    overtaken = next((n for n, row in zip(STEPS, rows, strict=True) if row.estimate.value > 0), None)
     where = f"diffusion is first ahead at {overtaken} steps" if overtaken else f"no crossover up to {STEPS[-1]} steps"
-    lines = [_line(f"{steps} steps, {metric} of flow - diffusion", difference) for steps, difference in rows]
-    lines.append(f"{metric} of diffusion: " + ", ".join(f"{value:.4g} at {steps}" for steps, value in values))
-    return Verdict(6, claim, verdict, (*lines, where))
-
-
-def _tiles(results: _Points, metric: str) -> Verdict:
-    claim = f"sampling in tiles equals sampling the whole image: FID within {100 * EQUAL:g} %"
-    try:
-        whole, _ = results.value("hfd.whole", POINT, metric)
-        difference = results.difference("hfd.tiles-128", "hfd.whole", POINT, metric)
-    except Unavailable as error:
-        return _undecided(7, claim, error)
-    bound = EQUAL * whole
-    lines = (_line("tiles of 128 pixels - whole", difference), f"within {bound:.3g} is equal")
-    return Verdict(7, claim, _judge([difference[1:]], -bound, bound), lines)
-
-
-def _spectrum(results: _Points, pictures) -> Verdict:
-    claim = "HFD+ brings back high frequencies: its residual's power spectrum is closer to the original's than HFD's"
-    try:
-        if pictures is None:
-            raise Unavailable("the pictures of the dataset are not at hand", "give --data-root")
-        chosen = [results.trials.get((codec, POINT)) for codec in ("elic-mse", "hfd", "hfd-plus")]
-        if None in chosen:
-            raise Unavailable(f"elic-mse, hfd or hfd-plus has no {POINT} on {results.dataset}", "hfdbench claims --run")
-        originals, base, plain, plus = (dict(pictures(trial)) for trial in (None, *chosen))
-        gaps = np.array(
-            [[gap(made[k], originals[k], base[k]) for made in (plain, plus)] for k in sorted(base) if k in originals]
-        )
-    except Unavailable as error:
-        return _undecided(8, claim, error)
-    drawn = bootstrap.draws(len(gaps), DRAWS)
-    samples = bootstrap.mean(gaps[:, 1] - gaps[:, 0], drawn)
-    difference = (float((gaps[:, 1] - gaps[:, 0]).mean()), *bootstrap.interval(samples, LEVEL))
-    lines = (
-        f"gap to the original's spectrum: hfd {gaps[:, 0].mean():.3g} dB, hfd-plus {gaps[:, 1].mean():.3g} dB",
-        _line("hfd-plus - hfd", difference, " dB"),
+    last = results.difference(
+        f"hfd.steps-{STEPS[-1]}", f"hfd-rf.steps-{STEPS[-1]}", POINT, f"{STEPS[-1]} steps, {metric} of diffusion - flow"
     )
-    return Verdict(8, claim, _judge([difference[1:]]), lines)
+    lines = [*map(str, rows[1:-1]), f"{metric} of diffusion: " + ", ".join(f"{v:.4g} at {n}" for n, v in values), where]
+    return [rows[0], last], lines
+
+
+def _tiles(results: _Points) -> tuple:
+    bound = EQUAL * results.value("hfd.whole", POINT, results.metric).value
+    name = "tiles of 128 pixels - whole"
+    difference = results.difference("hfd.tiles-128", "hfd.whole", POINT, name, low=-bound, high=bound)
+    return [replace(difference, kid=0.0)], [f"within {bound:.3g} is equal"]
+
+
+def _spectrum(results: _Points, pictures) -> tuple:
+    if pictures is None:
+        raise Unavailable("the pictures of the dataset are not here", "give --data-root")
+    chosen = [results.trials.get((codec, POINT)) for codec in ("elic-mse", "hfd", "hfd-plus")]
+    if None in chosen:
+        raise Unavailable(f"elic-mse, hfd or hfd-plus has no {POINT} on {results.dataset}", "hfdbench claims --run")
+    originals, base, plain, plus = (dict(pictures(trial)) for trial in (None, *(same[0] for same in chosen if same)))
+    gaps = np.array(
+        [[gap(made[k], originals[k], base[k]) for made in (plain, plus)] for k in sorted(base) if k in originals]
+    )
+    less = gaps[:, 1] - gaps[:, 0]
+    estimate = Estimate(float(less.mean()), deviations.of_mean(less))
+    line = f"gap to the original's spectrum: hfd {gaps[:, 0].mean():.3g} dB, hfd-plus {gaps[:, 1].mean():.3g} dB"
+    return [_Difference("hfd-plus - hfd", estimate, unit=" dB", of_distances=False)], [line]
 
 
 def gap(made: np.ndarray, original: np.ndarray, reconstruction: np.ndarray) -> float:
@@ -297,9 +367,8 @@ def radial_power(residual: np.ndarray, bins: int = 32) -> np.ndarray:
     return total / np.maximum(np.bincount(ring.ravel(), minlength=bins + 1)[:bins], 1)
 
 
-def stored_pictures(cards: dict[str, CodecCard], dataset):
+def stored_pictures(cards: Mapping[str, CodecCard], dataset: Dataset):
     """`pictures` of `claims` from stored streams (decoded again, kept in out/cache) and the dataset's originals."""
-    from hfdbench.analysis.decoded import Decoder
 
     def pictures(trial: StoredTrial | None) -> Iterable[tuple[int, np.ndarray]]:
         if trial is None:

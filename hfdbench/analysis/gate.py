@@ -5,15 +5,17 @@ Conventions
     change     how much worse, positive is worse: of rate, distances and times a fraction of the baseline's value, of
                PSNR a difference in dB. Rate by total bytes, PSNR by its mean over images, times by the median over
                images of the ratio of the same image's two times, each at least the card's floor.
-    interval   of the change, by the image-clustered paired bootstrap (metrics.bootstrap): both sides see the same draws.
-               A distance moves with a draw by the pulls of its images (metrics.influence), to first order, so that a
-               baseline keeps one number an image in place of features; the test holds it against the full bootstrap.
-    worse      change > tolerance, and the whole interval above 0. An image that failed where the baseline's did not, too.
+    interval   of the change over images, by `analysis.estimate`: both sides lose the same image at a time. What an image
+               does to a distance is the pull of its patches (metrics.distribution.influence), to first order, so that a
+               baseline keeps one number an image in place of features. Of a median of times: by order statistics.
+    worse      change > tolerance, the whole interval above 0, and, of rate, PSNR and distances, still more than chance
+               (FAMILY) among all changes of all points together (Holm): many points raise no more false alarms than one.
+               An image that failed where the baseline's did not, and a distance that is not 0 any more, too.
     identical  an image equal to its original has no PSNR; here it counts as one sample off by one grey level.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,16 +23,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from hfdbench.analysis import bootstrap
+from hfdbench.analysis import deviations
 from hfdbench.analysis import intervals as uncertainty
+from hfdbench.analysis.caveats import PUBLISHED
+from hfdbench.analysis.compare import NOISE
+from hfdbench.analysis.estimate import Estimate, holm
 from hfdbench.cards.schema import GateCard
 from hfdbench.errors import UsageError, unknown
 from hfdbench.metrics.distribution import fingerprint, influence
-from hfdbench.metrics.registry import METRICS
+from hfdbench.metrics.registry import METRICS, frechet_column, small_sample_note
 from hfdbench.results.parquet import read_metadata, read_table, write_table
 from hfdbench.results.stored import Results, StoredTrial
 
-COUNT = 1000  # draws
+FAMILY = 0.05  # chance of a false alarm by rate, PSNR or a distance of any point
 WORST = 3  # images that are named
 IMAGES = pa.schema(
     [
@@ -79,7 +84,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class MetricChange:
-    """One metric of one point. `worst`: (image, change), the worst first."""
+    """One metric of one point. `worst`: (image, change), the worst first; p_worse, p_better: one-sided, of this change alone."""
 
     label: str
     metric: str
@@ -90,6 +95,8 @@ class MetricChange:
     hi: float
     tolerance: float
     verdict: Verdict
+    p_worse: float
+    p_better: float
     worst: tuple[tuple[str, float], ...] = ()
 
     def __str__(self) -> str:
@@ -146,23 +153,28 @@ def check(run: Path, baseline: Path, card: GateCard, codecs: Iterable[str] = ())
     wanted = {(old.codec, old.point, old.dataset, old.seed) for old in theirs}
     notes: list[str] = []
     ours = _newest(_measured(Path(run), wanted), notes)
-    changes, failed, refused = [], [], []
+    aside = _Aside([], [], notes)
+    changes: list[MetricChange] = []
     for old in _newest(theirs, notes).values():
         same = [new for new in ours.values() if _point(new) == _point(old)]
         if not same:
-            refused.append(f"{old.label}: the run has no such point; run it, or delete it from {baseline}")
+            aside.refused.append(f"{old.label}: the run has no such point; run it, or delete it from {baseline}")
             continue
         new = next((new for new in same if new.device == old.device), same[0])
         if new.dataset_sha256 != old.dataset_sha256:
-            refused.append(f"{old.label}: {old.dataset} holds other images than the baseline's; accept a new baseline")
+            aside.refused.append(
+                f"{old.label}: {old.dataset} holds other images than the baseline's; accept a new baseline"
+            )
             continue
         lost = old.images["status"].eq("ok") & ~new.images["status"].eq("ok")
         if lost.any():
-            failed.append((old.label, f"failed on {', '.join(old.images['name'][lost])}"))
-        changes += _compare_images(old, new, card, allowed, refused, notes)
+            aside.failed.append((old.label, f"failed on {', '.join(old.images['name'][lost])}"))
+        changes += _compare_images(old, new, card, allowed, aside)
         if not lost.any():
-            changes += _compare_distances(old, new, card, allowed, refused, notes)
-    return GateReport(Path(baseline), card, tuple(changes), tuple(failed), tuple(refused), tuple(dict.fromkeys(notes)))
+            changes += _compare_distances(old, new, card, allowed, aside)
+    changes = _together(changes)
+    said = tuple(aside.failed), tuple(aside.refused), tuple(dict.fromkeys(aside.notes))
+    return GateReport(Path(baseline), card, tuple(changes), *said)
 
 
 def accept(run: Path, baseline: Path, codecs: Iterable[str] = ()) -> list[Path]:
@@ -280,51 +292,50 @@ def _newest(points: list[Measured], notes: list[str]) -> dict[tuple, Measured]:
 # ---- one point
 
 
+@dataclass(frozen=True)
+class _Aside:
+    """What is said beside the changes: failures, points that cannot be compared, notes."""
+
+    failed: list[tuple[str, str]]
+    refused: list[str]
+    notes: list[str]
+
+
 def _compare_images(
-    old: Measured, new: Measured, card: GateCard, allowed: dict[str, float], refused: list[str], notes: list[str]
+    old: Measured, new: Measured, card: GateCard, allowed: dict[str, float], aside: "_Aside"
 ) -> list[MetricChange]:
     """Rate, PSNR and times, over the images that both coded."""
     both = old.images["status"].eq("ok") & new.images["status"].eq("ok")
     before, now = old.images[both], new.images[both]
     if before.empty:
         return []
-    draws, made = bootstrap.draws(len(before), COUNT), []
+    made: list[MetricChange] = []
 
-    def add(metric: str, base: float, run: float, change: float, samples: np.ndarray, each: np.ndarray) -> None:
-        tolerance = allowed[metric]
-        worst = sorted(zip(before["name"], each, strict=True), key=lambda pair: -pair[1])[:WORST]
-        made.append(_judged(old.label, metric, base, run, change, samples, tolerance, card.level, worst))
+    def add(metric: str, base: float, run: float, change: "Estimate | _Median", each: np.ndarray) -> None:
+        made.append(_change(old.label, metric, (base, run), change, allowed[metric], card.level, before["name"], each))
 
     if "bpp" in allowed:
         size, new_size = before["bytes"].to_numpy(float), now["bytes"].to_numpy(float)
         pixels = before["pixels"].sum()
-        samples = new_size[draws].sum(1) / size[draws].sum(1) - 1
-        change = new_size.sum() / size.sum() - 1
-        add("bpp", 8 * size.sum() / pixels, 8 * new_size.sum() / pixels, change, samples, new_size / size - 1)
+        change = Estimate(new_size.sum() / size.sum() - 1, deviations.of_ratio(new_size, size))
+        add("bpp", 8 * size.sum() / pixels, 8 * new_size.sum() / pixels, change, new_size / size - 1)
     if "psnr_db" in allowed:
         psnr, new_psnr = _psnr_db(before), _psnr_db(now)
         loss = psnr - new_psnr
-        add("psnr_db", psnr.mean(), new_psnr.mean(), loss.mean(), bootstrap.mean(loss, draws), loss)
+        add("psnr_db", psnr.mean(), new_psnr.mean(), Estimate(loss.mean(), deviations.of_mean(loss)), loss)
     times = [name for name in ("encode_s", "decode_s") if name in allowed]
     if times and old.device != new.device:
-        refused.append(
+        aside.refused.append(
             f"{old.label}: times on {new.device} and on {old.device} cannot be compared; run on {old.device}, or use a "
             "gate card without encode_s and decode_s"
         )
     elif times and old.processor != new.processor:
-        notes.append(f"times are not compared: {new.processor} here, {old.processor} for the baseline")
+        aside.notes.append(f"times are not compared: {new.processor} here, {old.processor} for the baseline")
     else:
         for name in times:
             seconds, new_seconds = (side[name].to_numpy(float).clip(card.time_floor_s) for side in (before, now))
             ratio = new_seconds / seconds
-            add(
-                name,
-                np.median(before[name]),
-                np.median(now[name]),
-                np.median(ratio) - 1,
-                np.median(ratio[draws], axis=1) - 1,
-                ratio - 1,
-            )
+            add(name, float(before[name].median()), float(now[name].median()), _Median(ratio - 1), ratio - 1)
     return made
 
 
@@ -334,39 +345,52 @@ def _psnr_db(images: pd.DataFrame) -> np.ndarray:
 
 
 def _compare_distances(
-    old: Measured, new: Measured, card: GateCard, allowed: dict[str, float], refused: list[str], notes: list[str]
+    old: Measured, new: Measured, card: GateCard, allowed: dict[str, float], aside: "_Aside"
 ) -> list[MetricChange]:
-    made = []
+    made: list[MetricChange] = []
     for column in DISTANCES:
         if column not in allowed or column not in old.distances:
             continue
         name = METRICS[column].name
         if column not in new.distances:
-            refused.append(
+            aside.refused.append(
                 f"{old.label}: the baseline has {name}, the run has none; give it what it needs: hfdbench doctor"
             )
             continue
         was, now = old.distances[column], new.distances[column]
         if was.id != now.id:
-            refused.append(
+            aside.refused.append(
                 f"{old.label}: {name} of another kind: {_differences(was.id, now.id)}; accept a new baseline"
             )
             continue
-        if not was.value:
-            notes.append(f"{old.label}: {name} of the baseline is 0; no ratio to it")
+        aside.notes.extend(_caveats(column, now))
+        if was.value < NOISE and now.value < NOISE:
+            aside.notes.append(f"{old.label}: {name} is 0 on both sides: every patch has the features of its original")
             continue
-        pulls = (new.images[f"{column}_pull"] - old.images[f"{column}_pull"]).to_numpy() / was.value
+        if was.value < NOISE:
+            aside.failed.append((old.label, f"{name} was 0, as of equal images, and is {now.value:.4g}"))
+            continue
+        ratio = now.value / was.value
+        pulls = (new.images[f"{column}_pull"] - ratio * old.images[f"{column}_pull"]).to_numpy() / was.value
         if not np.isfinite(pulls).all():
-            notes.append(f"{old.label}: {name} of fewer than 3 patches is not compared")
+            aside.notes.append(f"{old.label}: {name} of fewer than 3 patches is not compared")
             continue
-        change = now.value / was.value - 1
-        draws = bootstrap.draws(len(pulls), COUNT)
-        samples = change + len(pulls) * bootstrap.mean(pulls, draws) - pulls.sum()
-        worst = sorted(zip(old.images["name"], pulls, strict=True), key=lambda pair: -pair[1])[:WORST]
-        made.append(
-            _judged(old.label, column, was.value, now.value, change, samples, allowed[column], card.level, worst)
-        )
+        change = Estimate(ratio - 1, len(pulls) * deviations.of_mean(pulls))
+        sides = was.value, now.value
+        made.append(_change(old.label, column, sides, change, allowed[column], card.level, old.images["name"], pulls))
     return made
+
+
+def _caveats(column: str, distance: Distance) -> list[str]:
+    """What a reader must know of a distance, by its id."""
+    try:
+        parts = fingerprint.parse(distance.id)
+    except ValueError:
+        return []
+    notes = [small_sample_note(column, parts.patches)]
+    if column == frechet_column("inception") and parts.label != PUBLISHED:
+        notes.append(f"{column} is {parts.label}: not comparable with published values")
+    return [note for note in notes if note]
 
 
 def _differences(was: str, now: str) -> str:
@@ -376,15 +400,81 @@ def _differences(was: str, now: str) -> str:
         return f"{was} and {now}"
 
 
-def _judged(label, metric, base, run, change, samples, tolerance, level, worst) -> MetricChange:
-    lo, hi = bootstrap.interval(samples, level)
-    verdict = "ok"
-    if change > tolerance and lo > 0:
+@dataclass(frozen=True)
+class _Median:
+    """The median of one value an image, with its distribution-free interval and the p-values of the sign test.
+
+    Conover 1999, "Practical Nonparametric Statistics", sections 3.2 and 3.4.
+    """
+
+    values: np.ndarray
+
+    @property
+    def value(self) -> float:
+        return float(np.median(self.values))
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """All of the values' range where there are too few for the level."""
+        from scipy.stats import binom
+
+        ordered, outside = np.sort(self.values), max(int(binom.ppf((1 - level) / 2, len(self.values), 0.5)) - 1, 0)
+        return float(ordered[outside]), float(ordered[-1 - outside])
+
+    def p_above(self) -> float:
+        from scipy.stats import binom
+
+        return float(binom.cdf((self.values <= 0).sum(), len(self.values), 0.5))
+
+    def p_below(self) -> float:
+        return _Median(-self.values).p_above()
+
+
+def _change(
+    label: str,
+    metric: str,
+    sides: tuple[float, float],
+    change: Estimate | _Median,
+    tolerance: float,
+    level: float,
+    names: pd.Series,
+    each: np.ndarray,
+) -> MetricChange:
+    """A change, judged by itself. `sides`: baseline and run; `each`: what each image changed."""
+    low, high = change.interval(level)
+    p_worse, p_better = change.p_above(), change.p_below()
+    verdict: Verdict = "ok"
+    if change.value > tolerance and p_worse < (1 - level) / 2:
         verdict = "worse"
-    elif change < -tolerance and hi < 0:
+    elif change.value < -tolerance and p_better < (1 - level) / 2:
         verdict = "better"
+    worst = sorted(zip(names, each, strict=True), key=lambda pair: -pair[1])[:WORST]
     named = tuple((name, float(value)) for name, value in worst if value > 0)
-    return MetricChange(label, metric, float(base), float(run), float(change), lo, hi, tolerance, verdict, named)
+    return MetricChange(
+        label,
+        metric,
+        float(sides[0]),
+        float(sides[1]),
+        float(change.value),
+        low,
+        high,
+        tolerance,
+        verdict,
+        p_worse,
+        p_better,
+        named,
+    )
+
+
+def _together(changes: list[MetricChange]) -> list[MetricChange]:
+    """The verdicts that hold among all changes; times are judged one by one: their noise is the machine's, not the images'."""
+    others = [k for k, change in enumerate(changes) if change.metric not in ("encode_s", "decode_s")]
+    kept = list(changes)
+    for verdict, name in (("worse", "p_worse"), ("better", "p_better")):
+        adjusted = holm([getattr(changes[k], name) for k in others])
+        for k, p in zip(others, adjusted, strict=True):
+            if kept[k].verdict == verdict and not p < FAMILY:
+                kept[k] = replace(kept[k], verdict="ok")
+    return kept
 
 
 def moved_text(metric: str, change: float) -> str:

@@ -1,24 +1,28 @@
 """Intervals of stored points: where a value would lie had other images of the same kind been measured.
 
-Conventions: by the image-clustered bootstrap of `metrics.bootstrap`; every point of a dataset sees the same draws, so that
-two points' draws pair. Draws are kept as out/cache/ (hfdbench.results.folder) and are made anew when what they were
-made from is younger; where that is not stored (features are large), kept draws serve. NaN: the point has no such value,
-or is not backed by stored images (a published one).
+Conventions: an interval is that of an `estimate.Estimate`, from what each image does to the value (`deviations`); estimates
+of two points of a dataset subtract. The deviations of a distance are kept (hfdbench.results.folder) and computed anew when
+the features are younger; where features are not stored (they are large) what is kept serves, bootstrap draws of older
+versions included. NaN: the point has no such value, or is not backed by stored images (a published one).
 """
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hfdbench.analysis import bootstrap
+from hfdbench.analysis import deviations
+from hfdbench.analysis.estimate import Estimate
 from hfdbench.errors import UsageError, unknown
+from hfdbench.metrics.distribution.kid import kid
 from hfdbench.metrics.registry import METRICS
 from hfdbench.results.parquet import read_batches
 from hfdbench.results.stored import Results, StoredTrial
 
-METHOD = 1  # part of the cache's names: count it up when the numbers change
+METHOD = 2  # part of the cache's names: count it up when the numbers change
+KEPT_DRAWS = 300  # those of method 1
 COLUMNS = tuple(metric.column for metric in METRICS.values() if metric.interval)
 NETWORKS = {column: network for column in COLUMNS if (network := METRICS[column].network)}
 
@@ -30,56 +34,116 @@ def sources(trial: StoredTrial, column: str) -> tuple[Path, ...]:
     return (trial.images_path,) if trial.images_path.is_file() else ()
 
 
-def intervals(
-    results: Results | Path, points: pd.DataFrame, column: str, *, level: float = 0.95, count: int = 300
-) -> pd.DataFrame:
-    """Columns lo and hi, indexed like `points`; NaN where there is none. Raises UsageError for a column without them."""
+def intervals(results: Results | Path, points: pd.DataFrame, column: str, *, level: float = 0.95) -> pd.DataFrame:
+    """Intervals of a column.
+
+    Parameters
+    ----------
+    results : Results or Path
+        The stored results, or their folder.
+    points : DataFrame
+        Rows of the points table.
+    column : str
+        One of COLUMNS.
+    level : float
+        Of the intervals, 0 to 1.
+
+    Returns
+    -------
+    DataFrame
+        Columns lo and hi, indexed like `points`; NaN where there is none.
+
+    Raises
+    ------
+    UsageError
+        The column has no intervals.
+    """
     if column not in COLUMNS:
         raise unknown("column with intervals", column, COLUMNS)
-    stored = {}
+    stored: dict[tuple, StoredTrial] = {}
     for trial in Results.of(results).trials():
         stored.setdefault(_identity(trial.row, column), trial)
     rows = []
-    for _, point in points.iterrows():
+    for point in points.to_dict("records"):
         trial = stored.get(_identity(point, column))
-        samples = None if trial is None else draw(trial, column, count)
-        rows.append((np.nan, np.nan) if samples is None else bootstrap.interval(samples, level))
+        found = None if trial is None else estimate(trial, column)
+        rows.append((np.nan, np.nan) if found is None else found.interval(level))
     return pd.DataFrame(rows, index=points.index, columns=["lo", "hi"], dtype=float)
 
 
-def _identity(row: Mapping, column: str) -> tuple:
+def _identity(row: Mapping[Any, Any], column: str) -> tuple:
     """What tells a point from every other, a newer measurement of the same included."""
     return (*(row[name] for name in ("codec", "point", "dataset", "seed", "device", "images")), row.get(column))
 
 
-def draw(trial: StoredTrial, column: str, count: int, seed: int = 0) -> np.ndarray | None:
-    """The column's value in each of `count` draws, distances centred on their value; None where there is no value."""
-    value, files = trial.row.get(column), sources(trial, column)
+def estimate(trial: StoredTrial, column: str) -> Estimate | None:
+    """The value of a stored point and how sure it is.
+
+    Parameters
+    ----------
+    trial : StoredTrial
+        The point.
+    column : str
+        One of COLUMNS.
+
+    Returns
+    -------
+    Estimate or None
+        None where there is no value, or nothing is stored that says how sure it is.
+    """
+    value = trial.row.get(column)
     if value is None or pd.isna(value) or not trial.images:
         return None
-    samples = trial.results.draws(trial, column, count, seed, METHOD, files)
-    if samples is None:
-        if not files:
-            return None
-        samples = _draw(trial, column, bootstrap.draws(trial.images, count, seed))
-        trial.results.keep_draws(trial, column, seed, METHOD, samples)
-    return (
-        bootstrap.centred(samples, float(value), positive=METRICS[column].interval != "kid")
-        if column in NETWORKS
-        else samples
-    )
-
-
-def _draw(trial: StoredTrial, column: str, drawn: np.ndarray) -> np.ndarray:
     if column in NETWORKS:
-        (test, image_of_patch), (reference, _) = map(features, sources(trial, column))
-        distance = bootstrap.kid if METRICS[column].interval == "kid" else bootstrap.frechet
-        return distance(reference, test, image_of_patch, drawn)
+        found = _distance_deviations(trial, column)
+    else:
+        found = _mean_deviations(trial, column) if sources(trial, column) else None
+    return None if found is None else Estimate(float(value), found)
+
+
+def kernel_distance(trial: StoredTrial, column: str) -> float:
+    """The KID of the features that a Fréchet distance is of; NaN where neither it nor the features are stored."""
+    if NETWORKS.get(column) == "inception":
+        return float(np.nan if trial.row["kid"] is None else trial.row["kid"])
+    files = sources(trial, column) if column in NETWORKS else ()
+    if not files:
+        return np.nan
+    (test, _), (reference, _) = map(features, files)
+    return kid(reference, test)[0]
+
+
+def _mean_deviations(trial: StoredTrial, column: str) -> np.ndarray:
+    """Of a mean over images, or of the ratio of bits to pixels."""
     rows = trial.read_images().to_pandas()
     rows = rows[rows["status"] == "ok"].sort_values("image")
     if METRICS[column].interval == "ratio":
-        return 8 * bootstrap.mean(rows["bytes"], drawn) / bootstrap.mean(rows["pixels"], drawn)
-    return bootstrap.mean(rows[column].astype(float), drawn)
+        return deviations.of_ratio(8 * rows["bytes"].to_numpy(), rows["pixels"].to_numpy())
+    return deviations.of_mean(rows[column].to_numpy(float))
+
+
+def _distance_deviations(trial: StoredTrial, column: str) -> np.ndarray | None:
+    files = sources(trial, column)
+    found = trial.results.deviations(trial, column, METHOD, files)
+    if found is None and files:
+        (test, image_of_patch), (reference, _) = map(features, files)
+        function = deviations.of_kid if METRICS[column].interval == "kid" else deviations.of_frechet
+        found = function(reference, test, image_of_patch, trial.images)
+        trial.results.keep_deviations(trial, column, METHOD, found)
+    elif found is None:
+        draws = trial.results.draws(trial, column, KEPT_DRAWS, seed=0, method=1)
+        found = None if draws is None else _from_draws(draws, trial.images)
+    return found
+
+
+def _from_draws(samples: np.ndarray, images: int) -> np.ndarray:
+    """Deviations from values in bootstrap draws, by regression on how often each image was drawn.
+
+    Efron 1990, doi:10.2307/2289528, section 4 ("empirical influence values").
+    """
+    drawn = np.random.default_rng(0).integers(images, size=(len(samples), images))  # as those versions drew
+    times = np.stack([np.bincount(row, minlength=images) for row in drawn])
+    slopes, *_ = np.linalg.lstsq(times - times.mean(axis=0), samples - samples.mean(), rcond=None)
+    return images * (slopes - slopes.mean())
 
 
 def features(path: Path) -> tuple[np.ndarray, np.ndarray]:

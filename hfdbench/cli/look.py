@@ -179,8 +179,8 @@ def compare(
         list[str] | None, typer.Option("--metric", help="psnr_db, ms_ssim, fid, kid, ... [psnr_db and fid].")
     ] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="Needed where both have several.")] = None,
-    level: Annotated[float, typer.Option("--level", help="Of the intervals.")] = 0.95,
-    draws: Annotated[int, typer.Option("--draws", min=20, help="Of the bootstrap.")] = 300,
+    level: Annotated[float, typer.Option("--level", help="Of the intervals, and of all verdicts together.")] = 0.95,
+    draws: Annotated[int | None, typer.Option("--draws", hidden=True)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     out: Out = Path("results"),
 ) -> None:
@@ -188,7 +188,9 @@ def compare(
     from hfdbench.analysis.compare import compare_codecs
     from hfdbench.report import compare_text
 
-    result = compare_codecs(out, a, b, metrics=metric, dataset=dataset, level=level, draws=draws)
+    if draws is not None:
+        print("--draws has no effect any more: intervals are computed without drawing", file=sys.stderr)
+    result = compare_codecs(out, a, b, metrics=metric, dataset=dataset, level=level)
     for note in result.notes:
         print(note, file=sys.stderr)
     print(compare_text.to_json(result) if json else compare_text.text(result), end="")
@@ -212,12 +214,13 @@ def claims(
     """Test the claims of HFD's paper. Prints numbers, intervals and verdicts."""
     from hfdbench.analysis import claims as trial
     from hfdbench.pipeline import run as pipeline
+    from hfdbench.pipeline.claim_runs import requests
     from hfdbench.report import claims_text
 
     if run:
         known = dict(out=out, workers=workers, inception=inception, data_root=data_root, cards=tuple(cards or ()))
         with Bar() as progress:
-            for request in trial.requests(dataset, limit, device=chosen(device), **known):
+            for request in requests(dataset, limit, device=chosen(device), **known):
                 complain([pipeline.run(request, progress)])
     verdicts = trial.from_stored(out, dataset, limit, metric, data_root, cards or ())
     print(claims_text.render(verdicts, form.value), end="")

@@ -24,10 +24,8 @@ def text(comparison: CodecComparison) -> str:
         Ends in a newline.
     """
     a, b = comparison.a, comparison.b
-    head = (
-        f"{a} against {b} on {comparison.dataset}; "
-        f"{100 * comparison.level:g} % intervals, {comparison.draws} draws of images"
-    )
+    level = f"{100 * comparison.level:g} %"
+    head = f"{a} against {b} on {comparison.dataset}; {level} intervals over images, verdicts at {level} for all rows together"
     lines = [head, *(_gain(row, a, b) for row in comparison.points.to_dict("records"))]
     lines += [_delta(row) for row in comparison.deltas.to_dict("records")]
     tables = [render(frame) for frame in (comparison.points, comparison.deltas) if len(frame)]
@@ -36,7 +34,7 @@ def text(comparison: CodecComparison) -> str:
 
 def to_json(comparison: CodecComparison) -> str:
     """Everything as JSON, unrounded."""
-    head = {name: getattr(comparison, name) for name in ("a", "b", "dataset", "level", "draws", "notes")}
+    head = {name: getattr(comparison, name) for name in ("a", "b", "dataset", "level", "notes")}
     frames = {name: json.loads(render(getattr(comparison, name), "json")) for name in ("points", "deltas")}
     return dumps(head | frames, indent=2) + "\n"
 
@@ -64,4 +62,4 @@ def _interval(row: dict, sign: float = 1) -> str:
     if np.isnan(row["lo"]):
         return "(no interval)"
     low, high = sorted((sign * row["lo"], sign * row["hi"]))
-    return f"[{low:.3g}, {high:.3g}]" + " (open)" * (row["verdict"] == "open")
+    return f"[{low:.3g}, {high:.3g}]" + f" (open: {row['why']})" * (row["verdict"] == "open")

@@ -97,8 +97,12 @@ class ResultsFolder:
         return self.root / "damaged"
 
     def draws(self, trial_key: str, column: str, count: int, seed: int, method: int) -> Path:
-        """Path of kept bootstrap draws."""
+        """Path of kept bootstrap draws, which older versions made."""
         return self.root / "cache" / f"bootstrap-{trial_key}-{column}-{count}-{seed}-v{method}.npy"
+
+    def deviations(self, trial_key: str, column: str, method: int) -> Path:
+        """Path of what each image does to a distance."""
+        return self.root / "cache" / f"deviations-{trial_key}-{column}-v{method}.npy"
 
     def picture(self, trial_key: str, image: int) -> Path:
         """Path of a decoded picture that took long."""

@@ -204,21 +204,37 @@ class Results:
         """Return the commits of hfdbench that the points were measured with, joined by commas."""
         return ", ".join(sorted({str(t.metadata["commit"]) for t in self.trials() if t.metadata.get("commit")}))
 
-    # ---- bootstrap draws
+    # ---- what each image does to a distance
 
-    def draws(
-        self, trial: StoredTrial, column: str, count: int, seed: int, method: int, sources: Iterable[Path] = ()
+    def deviations(
+        self, trial: StoredTrial, column: str, method: int, sources: Iterable[Path] = ()
     ) -> np.ndarray | None:
-        """Return kept bootstrap draws, float64, `count`; None where there are none, or one of the sources is younger."""
-        path = self.folder.draws(trial.key, column, count, seed, method)
+        """Return what each image does to a distance, float64; None where it is not kept, or one of the sources is younger."""
+        path = self.folder.deviations(trial.key, column, method)
         try:
             if path.stat().st_mtime_ns < max((source.stat().st_mtime_ns for source in sources), default=0):
                 return None
+            found = np.load(io.BytesIO(path.read_bytes()))
+        except (OSError, ValueError, EOFError):
+            return None  # not there, or damaged: it is computed again
+        return found if found.shape == (trial.images,) else None
+
+    def keep_deviations(self, trial: StoredTrial, column: str, method: int, deviations: np.ndarray) -> None:
+        """Keep what each image does to a distance for the next time."""
+        path = self.folder.deviations(trial.key, column, method)
+        if trial.name not in self.packed:  # a packed folder is kept as it is
+            with replacing(path) as temporary, open(temporary, "wb") as file:
+                np.save(file, deviations)
+
+    def draws(self, trial: StoredTrial, column: str, count: int, seed: int, method: int) -> np.ndarray | None:
+        """Return bootstrap draws that an older version kept, float64, `count`; None where there are none."""
+        path = self.folder.draws(trial.key, column, count, seed, method)
+        try:
             return np.load(io.BytesIO(path.read_bytes()))
         except FileNotFoundError:
             return self._packed_draws.get((trial.key, column, count, seed, method))
         except (OSError, ValueError, EOFError):
-            return None  # damaged: they are drawn again
+            return None
 
     @cached_property
     def _packed_draws(self) -> dict[tuple, np.ndarray]:
@@ -228,13 +244,6 @@ class Results:
         table = parquet.read_table(path, schema=DRAWS)
         keys = zip(*(table[name].to_pylist() for name in DRAWS.names[:-1]), strict=True)
         return {number: np.array(draws.values) for number, draws in zip(keys, table["draws"], strict=True)}
-
-    def keep_draws(self, trial: StoredTrial, column: str, seed: int, method: int, draws: np.ndarray) -> None:
-        """Keep bootstrap draws for the next time."""
-        path = self.folder.draws(trial.key, column, len(draws), seed, method)
-        if trial.name not in self.packed:  # a packed folder is kept as it is
-            with replacing(path) as temporary, open(temporary, "wb") as file:
-                np.save(file, draws)
 
 
 def newest(trials: Iterable[StoredTrial]) -> list[StoredTrial]:

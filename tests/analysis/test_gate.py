@@ -11,18 +11,15 @@ import pytest
 from helpers_results import edited, write_codec
 from PIL import Image
 
-from hfdbench.analysis import bootstrap, gate
-from hfdbench.analysis import intervals as uncertainty
+from hfdbench.analysis import gate
 from hfdbench.cards.find import bundled_root, choose
 from hfdbench.cards.schema import CodecCard, GateCard
 from hfdbench.datasets import samples
 from hfdbench.errors import UsageError
-from hfdbench.metrics.distribution import influence
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import run
 from hfdbench.report import gate_text
 from hfdbench.results import parquet
-from hfdbench.results.stored import Results
 
 CARD = choose(GateCard, ["default"])[0]
 JPEG = "hfdbench.codecs.pillow:JPEG"
@@ -112,27 +109,6 @@ def test_fid(tmp_path):
     assert {c.metric for c in report.worse} == {"fid", "fd_mini"} and len(report.worse) == 8
     assert gate.check(tmp_path / "a", tmp_path / "b", CARD).exit_code == 0
     assert "Better beyond tolerance" in gate_text.markdown(gate.check(tmp_path / "a", tmp_path / "b", CARD))
-
-
-def test_interval_of_fid_is_that_of_the_full_bootstrap(tmp_path):
-    """The pulls of images stand for their features."""
-    out = made(tmp_path, bpps=(0.1, 0.2), images=32)
-    made(out, "other", bpps=(0.1, 0.2), images=32, noise_gain=1.3)
-    by_codec = {t.row["codec"]: t for t in Results(out).trials() if t.row["point"] == "q2"}
-    draws = bootstrap.draws(32, 300)
-    full, pulls, values = [], [], []
-    for codec in ("made", "other"):
-        reference, _ = uncertainty.features(by_codec[codec].features("inception")[1])
-        test, image_of_patch = uncertainty.features(by_codec[codec].features("inception")[0])
-        full.append(bootstrap.frechet(reference, test, image_of_patch, draws))
-        pulls.append(np.bincount(image_of_patch, influence.pull(reference, test)))
-        values.append(by_codec[codec].row["fid"])
-    difference = values[1] - values[0]
-    samples = full[1] - full[0]
-    expected = bootstrap.interval(samples + difference - samples.mean())
-    linear = 32 * bootstrap.mean(pulls[1] - pulls[0], draws)
-    found = bootstrap.interval(linear + difference - linear.mean())
-    assert found == pytest.approx(expected, abs=0.15 * (expected[1] - expected[0]))
 
 
 def test_loss_by_chance_passes(tmp_path):

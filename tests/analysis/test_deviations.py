@@ -1,0 +1,112 @@
+"""What each image does to a value: by hand, against leaving it out, and as intervals of stored points."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers_results import write_codec
+
+from hfdbench.analysis import deviations
+from hfdbench.analysis.intervals import _from_draws, intervals
+from hfdbench.errors import UsageError
+from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
+from hfdbench.metrics.distribution.kid import kid
+from hfdbench.results.stored import Results
+
+IMAGES = 6
+
+
+def made(dimensions: int, patches: int = 3, seed: int = 0, images: int = IMAGES):
+    random = np.random.default_rng(seed)
+    x = random.normal(1, 2, size=(images * patches, dimensions))
+    y = 0.9 * x + random.normal(0.2, 0.5, size=x.shape)
+    return x, y, np.repeat(np.arange(images), patches)
+
+
+def test_deviations_of_a_mean_by_hand():
+    np.testing.assert_allclose(deviations.of_mean([1.0, 4.0, np.nan, 4.0]), [-8 / 3, 4 / 3, 0, 4 / 3])
+
+
+def test_deviations_of_a_ratio_by_hand():
+    np.testing.assert_allclose(deviations.of_ratio([1, 3], [2, 2]), [-0.5, 0.5])
+    np.testing.assert_allclose(deviations.of_ratio([1, 2], [2, 4]), [0, 0])
+
+
+def without_each(distance, x, y, image):
+    return np.array([distance(x[image != i], y[image != i]) for i in range(image.max() + 1)])
+
+
+def frechet(x, y):
+    return frechet_distance(Moments.of(x), Moments.of(y))
+
+
+@pytest.mark.parametrize(("dimensions", "alike"), [(80, 0.8), (5, 0.85)])  # more dimensions than patches, fewer
+def test_deviations_of_a_distance_are_what_is_lost_without_each_image(dimensions, alike):
+    x, y, image = made(dimensions, patches=2, images=24)
+    pseudo = 23 * (frechet(x, y) - without_each(frechet, x, y, image))
+    found = deviations.of_frechet(x, y, image, 24)
+    assert found.sum() == pytest.approx(0, abs=1e-9)
+    assert np.corrcoef(found, pseudo)[0, 1] > alike
+    assert found.std() == pytest.approx(pseudo.std(), rel=0.2)
+
+
+def test_deviations_of_kid_are_the_jackknife():
+    x, y, image = made(20)
+    pseudo = (IMAGES - 1) * (kid(x, y)[0] - without_each(lambda a, b: kid(a, b)[0], x, y, image))
+    np.testing.assert_allclose(deviations.of_kid(x, y, image, IMAGES), pseudo - pseudo.mean(), rtol=1e-7)
+
+
+@pytest.mark.parametrize("of_distance", [deviations.of_frechet, deviations.of_kid])
+def test_order_of_patches_does_not_matter(of_distance):
+    x, y, image = made(40)
+    order = np.random.default_rng(0).permutation(len(image))
+    found = of_distance(x[order], y[order], image[order], IMAGES)
+    np.testing.assert_allclose(found, of_distance(x, y, image, IMAGES), rtol=1e-7, atol=1e-9)
+
+
+def test_misfits_are_refused():
+    x, y, image = made(40)
+    with pytest.raises(ValueError, match="N x D, N x D and N"):
+        deviations.of_frechet(x, y[1:], image, IMAGES)
+    with pytest.raises(ValueError, match="do not fit 3 images"):
+        deviations.of_kid(x, y, image, 3)
+
+
+def test_kept_draws_of_older_versions_give_the_deviations():
+    """Regression on how often each image was drawn."""
+    x, y, image = made(12, patches=20, images=24)
+    draws = np.stack([np.bincount(row, minlength=24) for row in np.random.default_rng(0).integers(24, size=(300, 24))])
+    kept = [frechet(x[rows], y[rows]) for rows in (np.repeat(np.arange(480), times[image]) for times in draws)]
+    exact = deviations.of_frechet(x, y, image, 24)
+    found = _from_draws(np.array(kept), 24)
+    assert np.corrcoef(found, exact)[0, 1] > 0.9 and found.std() == pytest.approx(exact.std(), rel=0.25)
+    value = np.random.default_rng(0).normal(size=24)
+    linear = _from_draws(draws @ value / 24, 24)
+    np.testing.assert_allclose(linear, value - value.mean(), atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    write_codec(folder, "plain")
+    return folder
+
+
+@pytest.mark.parametrize("column", ["bpp", "psnr_db", "ms_ssim", "fid", "kid", "fd_mini"])
+def test_stored_points_lie_in_their_intervals_which_are_cached(out, column):
+    points = Results(out).points()
+    found = intervals(out, points, column)
+    assert (found["lo"] < points[column]).all() and (points[column] < found["hi"]).all()
+    cached = sorted((out / "cache").glob(f"*-{column}-v*.npy"))
+    assert len(cached) == (len(points) if column in ("fid", "kid", "fd_mini") else 0)
+    before = [path.stat().st_mtime_ns for path in cached]
+    pd.testing.assert_frame_equal(intervals(out, points.iloc[::-1], column).iloc[::-1], found)
+    assert [path.stat().st_mtime_ns for path in cached] == before
+
+
+def test_points_without_stored_images_have_no_interval(out):
+    points = Results(out).points()
+    points.loc[0, "bpp"] += 1e-6  # another measurement than the stored one
+    points.loc[1, "codec"] = "published"
+    assert intervals(out, points, "bpp")["lo"].isna().tolist() == [True, True, False, False]
+    with pytest.raises(UsageError, match="bpp"):
+        intervals(out, points, "bp")
