@@ -64,9 +64,10 @@ def one_seed(rows: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
     for row in rows:
         if (row.get("network_evaluations") or 0) > 1:
             seeds.setdefault(row["codec"], set()).add(row["seed"])
-    return tuple(
-        f"{codec} samples and has one seed: how much another seed moves its values is not in the intervals; "
-        f"hfdbench run --codec {codec} --seed N"
-        for codec, found in sorted(seeds.items())
-        if len(found) == 1
+    single = sorted(codec for codec, found in seeds.items() if len(found) == 1)
+    if not single:
+        return ()
+    return (
+        f"one seed of {', '.join(single)}: how much another seed of the sampling moves the values is not in the intervals "
+        "(hfdbench run --seed N)",
     )

@@ -111,6 +111,42 @@ def test_fid(tmp_path):
     assert "Better beyond tolerance" in gate_text.markdown(gate.check(tmp_path / "a", tmp_path / "b", CARD))
 
 
+def test_a_distance_of_zero_has_no_ratio(tmp_path):
+    """Rounding leaves some 1e-14 where there is nothing."""
+    for name, fid in (("a", 0.0), ("b", 2e-14), ("c", 3e-14), ("d", 0.5)):
+        made(tmp_path / name, bpps=(0.1,))
+        edited(tmp_path / name, "points", lambda rows, meta, fid=fid: (rows.assign(fid=fid, fd_mini=None), meta))
+    for name in "abc":
+        report = gate.check(tmp_path / name, tmp_path / "b", CARD)
+        assert report.exit_code == 0 and any("FID is 0 on both sides" in note for note in report.notes)
+    report = gate.check(tmp_path / "d", tmp_path / "b", CARD)
+    assert report.exit_code == 1 and "FID was 0" in report.failed[0][1]
+
+
+def change(p_worse: float, metric: str = "bpp") -> gate.MetricChange:
+    return gate.MetricChange("", metric, 1, 1.1, 0.1, 0.01, 0.2, 0.01, "worse", p_worse, 1.0)
+
+
+def test_many_changes_raise_no_more_alarms_than_one():
+    def verdicts(*changes: gate.MetricChange) -> list[str]:
+        return [each.verdict for each in gate._together(list(changes))]
+
+    assert verdicts(change(0.004)) == ["worse"]
+    assert verdicts(*[change(0.004)] * 20) == ["ok"] * 20  # 0.004 x 20 is more than 5 %
+    assert verdicts(change(1e-6), change(0.004)) == ["worse", "worse"]
+    assert verdicts(*[change(0.004, "decode_s")] * 20) == ["worse"] * 20
+
+
+def test_median_by_hand():
+    median = gate._Median(np.array([0.5, 0.1, 0.2, 0.3, -0.1, 0.4, 0.6, 0.7, 0.8]))
+    assert (
+        median.value == 0.4
+        and median.p_above() == pytest.approx(10 / 512)
+        and median.p_below() == pytest.approx(511 / 512)
+    )
+    assert median.interval(0.95) == (0.1, 0.7)  # the second and the eighth of nine: 96.1 %
+
+
 def test_loss_by_chance_passes(tmp_path):
     """Beyond the tolerance on average, but about as many images gained as lost."""
     loss_db = np.array([2.0, -1.5, 1.0, -1.0, 0.5, -0.5, 1.2, -0.4, 0.3, -0.9, 1.5, -0.6])
