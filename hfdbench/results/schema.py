@@ -64,6 +64,8 @@ ADDED = frozenset(
 def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table in the columns of `schema`, null in those that were added since it was written.
 
+    Of a points table, columns of metrics that are not known here are left out: the package that adds them is not installed.
+
     Raises
     ------
     ValueError
@@ -74,6 +76,8 @@ def completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
         raise ValueError(f"no column {', '.join(other)}")
     for field in missing:
         table = table.append_column(field, pa.nulls(len(table), field.type))
+    if schema is POINTS:
+        table = table.drop_columns(list(set(table.column_names) - set(schema.names)))
     for field in table.schema:
         if field.name not in schema.names or schema.field(field.name).type != field.type:
             raise ValueError(f'column "{field.name}" ({field.type}) is not of this table')

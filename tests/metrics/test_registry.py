@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from helpers_results import NETWORKS as STORED_NETWORKS
 from helpers_results import edited, write_codec
@@ -226,6 +227,16 @@ def test_metrics_of_another_package_are_measured_and_gated(tmp_path):
     ran = python(MEASURED, TESTS / "example_package", cwd=tmp_path)
     assert "True True fid256-3p-blocks-" in ran.stdout, ran.stderr
     assert "FD-blocks" in ran.stdout and ran.stdout.count("exit 0") == 3, ran.stdout
+
+
+def test_results_stay_readable_without_the_package_that_added_a_metric():
+    row = {name: None for name in schema.POINTS.names} | {"codec": "a", "bpp": 0.5}
+    table = pa.Table.from_pylist([row], schema.POINTS)
+    with_metric = table.append_column("mae", pa.array([3.5]))
+    assert schema.completed(with_metric, schema.POINTS).equals(table)
+    features = schema.FEATURES.empty_table()
+    with pytest.raises(ValueError, match='column "mae"'):  # no other table has such columns
+        schema.completed(features.append_column("mae", pa.array([], pa.float64())), schema.FEATURES)
 
 
 def broken(site: Path, name: str, group: str, value: str) -> None:
