@@ -4,6 +4,7 @@ import ctypes
 import io
 import json
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -121,6 +122,14 @@ class Smuggler:
         raise ValueError("found " + json.dumps(found))
 
 
+def _entries(folder: str) -> list[str]:
+    """Names in a folder; none where it cannot be listed."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
 def _environments() -> list[str]:
     """Environments of all processes that can be seen."""
     found = []
@@ -167,3 +176,60 @@ class Huge(Quantiser):
         if stream == b"message":
             raise ValueError("\x1b[31m" + "long " * 10**7)
         return np.zeros((3000, 3000, 3), np.uint8)
+
+
+class Prisoner:
+    """Tries to get out of its sandbox; its stream says how far it came. `hidden`: a file in an installed package."""
+
+    def __init__(self, hidden: str, secret: str):
+        self._hidden, self._secret = hidden, secret
+
+    def encode(self, image: np.ndarray) -> bytes:
+        import numpy
+
+        libc = ctypes.CDLL(None)
+        hidden, package = os.fsencode(self._hidden), Path(numpy.__file__).parent
+        found = {"hidden": self._bytes(), "secret": bool(_entries(self._secret)), "home": os.listdir(Path.home())}
+        found["root"], found["processes"] = _entries("/"), sum(entry.isdigit() for entry in _entries("/proc"))
+        found["own"] = (Path.cwd() / "file").write_text("mine") + (Path(tempfile.gettempdir()) / "f").write_text("too")
+        with suppress(OSError):
+            (package / "escaped").write_text("x")
+        found["writes"] = (package / "escaped").exists()
+        libc.umount2(hidden, 2)
+        found["after umount"] = self._bytes()
+        libc.unshare(0x10000000 | 0x00020000)  # another user namespace, with all capabilities in it
+        libc.umount2(hidden, 2)
+        found["after unshare"] = self._bytes()
+        return json.dumps(found).encode()
+
+    def _bytes(self) -> int:
+        try:
+            return len(Path(self._hidden).read_bytes())
+        except OSError:
+            return 0
+
+    def decode(self, stream: bytes, *, seed: int) -> np.ndarray:
+        raise StreamError("only encodes")
+
+
+class Downloader(Quantiser):
+    """Asks the network while it encodes."""
+
+    def encode(self, image: np.ndarray) -> bytes:
+        with socket.socket() as client:
+            client.settimeout(5)
+            client.connect(("127.0.0.1", 9))
+        return b""
+
+
+class Fetcher:
+    """Needs weights in torch's cache; where they are not it makes them, as if it had a network."""
+
+    def __init__(self):
+        file = Path(os.environ["TORCH_HOME"]) / "weights"
+        if not file.exists():
+            file.write_bytes(b"downloaded")
+        self._weights = file.read_bytes()
+
+    def encode(self, image: np.ndarray) -> bytes:
+        return self._weights

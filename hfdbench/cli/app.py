@@ -12,7 +12,7 @@ import typer
 import typer.core
 
 from hfdbench import __version__
-from hfdbench.cli import check, look, measure, provide
+from hfdbench.cli import check, interrupts, look, measure, provide
 from hfdbench.errors import Unavailable, UsageError
 
 GROUPS = {
@@ -60,15 +60,14 @@ for _commands in GROUPS.values():
 def main() -> None:
     """Run the command line. Errors that a user can act on become one line on stderr and exit code 2."""
     warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # CompressAI's business, not the user's
+    interrupts.install()
     try:
         app()
     except (UsageError, Unavailable) as error:
         print(f"hfdbench: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(
-            "hfdbench: stopped; finished results are kept, and the same command continues from there", file=sys.stderr
-        )
+        print(interrupts.STOPPED, file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our stdout has gone, as head does
         sys.stderr.close()

