@@ -67,7 +67,6 @@ def main() -> None:
         print(f"hfdbench: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(interrupts.STOPPED, file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our stdout has gone, as head does
         sys.stderr.close()

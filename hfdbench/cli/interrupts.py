@@ -5,7 +5,6 @@ Worker processes have supervisors, which end them and remove their folders when 
 
 import os
 import signal
-import sys
 import threading
 from types import FrameType
 
@@ -19,15 +18,12 @@ def install() -> None:
         return
     interrupted = threading.Event()
 
-    def leave() -> None:
-        os.write(sys.stderr.fileno(), f"{STOPPED}\n".encode())
-        os._exit(130)
-
     def handle(number: int, frame: FrameType | None) -> None:
         if interrupted.is_set():
-            leave()
+            os._exit(130)
         interrupted.set()
-        timer = threading.Timer(PATIENCE_S, leave)
+        os.write(2, f"\n{STOPPED}\n".encode())  # typer swallows the exception that follows
+        timer = threading.Timer(PATIENCE_S, os._exit, [130])
         timer.daemon = True
         timer.start()
         raise KeyboardInterrupt

@@ -463,7 +463,7 @@ def needed_paths(extra: Iterable[str] = ()) -> tuple[str, ...]:
     prefixes = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, os.path.dirname(os.__file__)}
     found.update(dict.fromkeys(sorted(prefixes)))
     for entry in sys.path:
-        found.update(dict.fromkeys(_importable(os.path.abspath(entry))))
+        found.update(dict.fromkeys(importable(os.path.abspath(entry))))
     for entry in os.environ.get("PATH", "").split(os.pathsep):
         if os.path.isabs(entry) and os.path.isdir(entry):
             siblings = [os.path.join(os.path.dirname(entry), name) for name in ("lib", "lib64")]
@@ -490,14 +490,10 @@ def reachable(hidden: Iterable[str], readable: Iterable[str]) -> tuple[str, ...]
 
 
 def importable(folder: str) -> list[str]:
-    """Modules, packages and package metadata of a folder, not what else lies there."""
-    return _importable(folder)
-
-
-def _importable(folder: str) -> list[str]:
-    if not os.path.isdir(folder) or {"site-packages", "dist-packages"} & set(folder.split(os.sep)):
-        return [folder]
-    if any(folder.startswith(prefix + os.sep) for prefix in (os.path.dirname(os.__file__),)):
+    """The folder itself when it is one of installed packages; else its modules, packages and their metadata alone."""
+    standard = os.path.dirname(os.__file__)
+    installed = {"site-packages", "dist-packages"} & set(folder.split(os.sep))
+    if installed or not os.path.isdir(folder) or f"{folder}/".startswith(f"{standard}/"):
         return [folder]
     found = []
     with suppress(OSError):
