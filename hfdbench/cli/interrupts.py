@@ -5,6 +5,7 @@ Worker processes have supervisors, which end them and remove their folders when 
 
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 
@@ -18,12 +19,17 @@ def install() -> None:
         return
     interrupted = threading.Event()
 
+    def leave() -> None:
+        if pool := sys.modules.get("hfdbench.codecs.pool"):
+            pool.abandon()
+        os._exit(130)
+
     def handle(number: int, frame: FrameType | None) -> None:
         if interrupted.is_set():
-            os._exit(130)
+            leave()
         interrupted.set()
         os.write(2, f"\n{STOPPED}\n".encode())  # typer swallows the exception that follows
-        timer = threading.Timer(PATIENCE_S, os._exit, [130])
+        timer = threading.Timer(PATIENCE_S, leave)
         timer.daemon = True
         timer.start()
         raise KeyboardInterrupt

@@ -212,6 +212,15 @@ def _levels() -> list[str]:
     return list(LEVELS[_level:]) if sys.platform == "linux" else ["process"]
 
 
+_starting: set[Path] = set()  # folders that no worker looks after yet
+
+
+def abandon() -> None:
+    """Remove what workers will not: call it before a hard end of this process, after which they end by themselves."""
+    for folder in tuple(_starting):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def find_seal() -> str:
     """What this machine can keep a codec from: "sandbox" or "process", as results call it.
 
@@ -307,6 +316,7 @@ class _Process:
             if self._pool.closed:
                 raise Stopped
             folder = self._folder = Path(tempfile.mkdtemp(prefix="hfdbench-")).resolve()
+            _starting.add(folder)
             for name in ("cwd", "tmp", "home", "root"):
                 (folder / name).mkdir()
             caches = _caches()
@@ -353,6 +363,7 @@ class _Process:
                 requests = cast(BinaryIO, self._popen.stdin)
                 requests.write(len(text).to_bytes(4, "big") + text)
                 requests.flush()
+            _starting.discard(folder)
 
     def exchange(
         self, header: dict, body: bytes | memoryview = b"", pixels: int | None = None

@@ -12,6 +12,7 @@ and which younger than the watch it reads: how `hfdbench conform` finds side fil
 
 import json
 import os
+import shutil
 import struct
 import sys
 import time
@@ -52,7 +53,11 @@ def exactly(file: BinaryIO, count: int) -> bytes:
 
 def main() -> None:
     """Enter the sandbox and answer requests until there are no more."""
-    policy = Policy.from_json(read_first_frame(0))
+    try:
+        policy = Policy.from_json(read_first_frame(0))
+    except EOFError:  # the run has ended before it said what to do
+        shutil.rmtree(os.environ["HFDBENCH_WORKER"], ignore_errors=True)
+        return
     enter(policy, int(sys.argv.pop()))
     # A codec that prints, or a program of its that reads standard input, must not touch the frames.
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
