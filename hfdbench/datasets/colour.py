@@ -166,7 +166,7 @@ def _png(content: memoryview) -> Header:
         length, kind = struct.unpack_from(">I4s", content, start)
         end = start + 12 + length
         if end > len(content):
-            break  # cut off: its decoder says so
+            raise ImageError(f"is cut off or damaged: a chunk at byte {start} claims {length:,} bytes")
         if crc32(content[start + 4 : end - 4]) != struct.unpack_from(">I", content, end - 4)[0]:
             raise ImageError(
                 f"is damaged: the check sum of its {kind.decode('latin-1')!a} chunk at byte {start} is wrong"

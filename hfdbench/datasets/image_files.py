@@ -215,6 +215,10 @@ def _samples(image: Image.Image, stream: BinaryIO, header: Header) -> _Samples:
         if key is not None:
             return _reduced(np.stack([deep, np.where(deep == key, 0, 65535).astype(np.uint16)], axis=-1), "LA")
         return _reduced(deep, "L")
+    if image.format == "JPEG2000" and header.bits > 8:
+        raise ImageError(
+            f"JPEG 2000 of 1 channels of {header.bits} bits is not read rightly; convert it to PNG or TIFF"
+        )
     if image.format == "JPEG2000" and header.bits < 8:
         low = np.asarray(image) >> (8 - header.bits)
         return _reduced(low, image.mode, header.bits)
@@ -265,7 +269,7 @@ def _tiff_samples(image: TiffImagePlugin.TiffImageFile, stream: BinaryIO) -> _Sa
 def _tiff_plane(image: TiffImagePlugin.TiffImageFile, stream: BinaryIO, index: int) -> np.ndarray:
     """One channel of a planar TIFF, read as a grey TIFF of its own: uint8 or uint16, H x W."""
     tags, count = image.tag_v2, image.tag_v2[277]
-    fields = {256: (image.width,), 257: (image.height,), 258: tags[258][:1], 262: (1,), 277: (1,), 284: (1,)}
+    fields = {256: (tags[256],), 257: (tags[257],), 258: tags[258][:1], 262: (1,), 277: (1,), 284: (1,)}
     for tag in (259, 266, 278, 317, 322, 323):  # compression, fill order, rows of a strip, predictor, sides of a tile
         if tag in tags:
             fields[tag] = (tags[tag],)

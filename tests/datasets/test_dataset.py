@@ -12,6 +12,7 @@ from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import DatasetCard
 from hfdbench.datasets import samples
 from hfdbench.datasets.dataset import choice, cropped, open_dataset
+from hfdbench.datasets.ids import parse_id
 from hfdbench.errors import ImageError, Unavailable, UsageError
 from hfdbench.files import places
 from hfdbench.metrics.distribution.patches import patches
@@ -313,3 +314,67 @@ def test_data_root(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert places.data_root(None) == tmp_path / ".cache" / "hfdbench" / "data"
+
+
+# --- what a folder leaves out, and names ------------------------------------------------------------------------------------
+
+
+def test_folder_names_what_it_leaves_out(tmp_path, caplog):
+    place = tmp_path / "pictures"
+    place.mkdir()
+    for name, kind in (
+        ("a.png", "PNG"),
+        ("b.jfif", "JPEG"),
+        ("c.jpe", "JPEG"),
+        ("d.j2k", "JPEG2000"),
+        ("e.pnm", "PPM"),
+    ):
+        save(place / name, noise(20, 30, 3), format=kind)
+    save(place / "f.gif", noise(20, 30), format="GIF")
+    (place / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    (place / "inside").mkdir()
+    dataset = open_dataset(f"folder:{place}")
+    assert dataset.names == ("a.png", "b.jfif", "c.jpe", "d.j2k", "e.pnm")
+    assert all(dataset.load(index).shape == (20, 30, 3) for index in range(5))
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert "3 entries are left out: broken.png (a broken link), f.gif (not an image file" in message
+    assert "inside (a folder)" in message
+
+
+def test_name_that_is_not_utf_8(tmp_path):
+    place = tmp_path / "pictures"
+    place.mkdir()
+    os.rename(save(place / "ok.png", noise(20, 30, 3)), os.fsencode(place) + b"/caf\xe9.png")
+    dataset = open_dataset(f"folder:{place}")
+    assert dataset.names == (r"caf\xe9.png",)
+    assert dataset.load(0).shape == (20, 30, 3)
+    assert choice(place.iterdir(), 1) == []  # too small, but its name is no hindrance
+
+
+@pytest.mark.parametrize(
+    ("name", "readable"),
+    [
+        ("x" * 200, "x" * 40),
+        ("写真", "写真"),
+        ("Фото 1", "фото_1"),
+        ("Café", "cafe"),
+        ("***", "root"),
+        ("My Photos", "my_photos"),
+    ],
+)
+def test_id_of_a_folder_is_short_stable_and_readable(tmp_path, name, readable):
+    place = tmp_path / name
+    place.mkdir()
+    save(place / "a.png", noise(20, 30, 3))
+    dataset = open_dataset(f"folder:{place}")
+    assert dataset.id == f"folder-{readable}-{dataset.sha256[:8]}" == open_dataset(f"folder:{place}").id
+
+
+def test_ids_are_taken_apart_in_one_way(tmp_path):
+    assert parse_id("kodak@4") == ("kodak", 4) and str(parse_id("kodak@4")) == "kodak@4"
+    assert parse_id("kodak") == ("kodak", None) and parse_id("folder:/a@4") == ("folder:/a@4", None)
+    assert parse_id("kodak@4").title("Kodak") == "Kodak, first 4 images" and parse_id("kodak").title("Kodak") == "Kodak"
+    for wrong in ("kodak@", "kodak@x", "kodak@0", "kodak@²"):
+        with pytest.raises(UsageError, match="is not a number of images; write kodak@4"):
+            parse_id(wrong)
+    assert open_dataset("samples@2", data_root=tmp_path).id == "samples@2" == open_dataset("samples", limit=2).id
