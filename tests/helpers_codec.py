@@ -71,6 +71,8 @@ class Faulty(Quantiser):
         return image if made is None else made
 
     def _fail(self):
+        if os.environ.get("HFDBENCH_TEST_CALM"):  # the cause has passed
+            return None
         if self._fault == "raise":
             raise StreamError("foreign stream")
         if self._fault == "segfault":

@@ -42,6 +42,13 @@ def run(
     require_seal: Annotated[
         bool, typer.Option("--require-seal", help="Refuse to run where codecs cannot be kept in a sandbox.")
     ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try every failed image again, not only what died or timed out.")
+    ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", help="I/N: only the I-th (from 0) of N parts of the images; then: hfdbench merge."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     inception: Inception = None,
     feature: Features = None,
@@ -67,6 +74,8 @@ def run(
         workers=workers,
         timeout_s=timeout_s,
         require_seal=require_seal,
+        retry_failed=retry_failed,
+        shard=part(shard),
         inception=inception,
         features=tuple(feature or ()),
         data_root=data_root,
@@ -77,6 +86,51 @@ def run(
     )
     with Bar() as progress:
         summary = pipeline.run(request, progress)
+    tell([summary])
+
+
+def merge(
+    codec: Annotated[list[str], typer.Option("--codec", help="Codec id; may be given several times.")],
+    dataset: Annotated[
+        list[str], typer.Option("--dataset", help="Dataset id or folder:PATH; may be given several times.")
+    ],
+    point: Annotated[list[str] | None, typer.Option("--point", help="Only these points.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first N images, as a set of its own.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of decoders that sample.")] = 0,
+    out: Out = Path("results"),
+    device: DeviceOption = Device.auto,
+    inception: Inception = None,
+    feature: Features = None,
+    metric: Metrics = None,
+    weights: Weights = None,
+    data_root: DataRoot = None,
+    cards: Cards = None,
+) -> None:
+    """Finish what `run --shard` began, once every shard is done. Takes the same options; encodes and decodes nothing."""
+    from hfdbench.cards.find import choose
+    from hfdbench.cards.schema import CodecCard
+    from hfdbench.pipeline import run as pipeline
+    from hfdbench.pipeline.plan import Request
+
+    request = Request(
+        codecs=tuple(choose(CodecCard, codec, cards or ())),
+        datasets=tuple(dataset),
+        out=out,
+        points=tuple(point or ()),
+        limit=limit,
+        seed=seed,
+        device=chosen(device),
+        inception=inception,
+        features=tuple(feature or ()),
+        data_root=data_root,
+        cards=tuple(cards or ()),
+        metrics=tuple(metric or ()),
+        weights=files(weights),
+    )
+    with Bar() as progress:
+        summary = pipeline.merge(request, progress)
     tell([summary])
 
 
@@ -142,6 +196,16 @@ def match(
         solved = replace(request, codecs=(read_card(matched.card, CodecCard),), points=())
         summary = pipeline.run(solved, progress)
     tell([summary])
+
+
+def part(shard: str | None) -> tuple[int, int] | None:
+    """Parse I/N. Raises UsageError for anything else."""
+    if shard is None:
+        return None
+    index, slash, count = shard.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal()):
+        raise UsageError(f"--shard {shard}: must be I/N, as 0/8 or $SLURM_ARRAY_TASK_ID/8")
+    return int(index), int(count)
 
 
 def files(weights: list[str] | None) -> tuple[tuple[str, Path], ...]:

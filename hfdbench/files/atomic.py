@@ -2,12 +2,13 @@
 
 Conventions
     temporary   `.NAME.RANDOM.tmp` in the same folder. The leading dot hides it from every reader of hfdbench; one that a killed
-                process left behind may be deleted (`hfdbench run` does it after a day).
+                process left behind may be deleted (`hfdbench run` deletes those of its tables that no living process has locked).
     durable     the content reaches the disk before the rename, so that a power cut leaves the old file or the new one.
     links       a symbolic link stays one: the file that it points to is replaced. A device or pipe is written as it is.
     errors      UsageError names the file, the cause and what stays intact.
 """
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ MOST_NAME_BYTES = 200  # of the 255 that file systems allow, to leave room for t
 
 
 @contextmanager
-def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
+def replacing(path: Path, *errors: type[Exception], once: bool = False) -> Iterator[Path]:
     """Give a temporary path to fill; when the block ends, the file there becomes `path`.
 
     Missing parent folders are made. If the block raises, the temporary file is removed and `path` is as it was.
@@ -31,6 +32,8 @@ def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
         The file to write or to replace.
     *errors : type of Exception
         What the block's library raises, besides OSError, when it cannot write: torch's RuntimeError, for example.
+    once : bool
+        Keep a file that is there already, even one that another process writes at the same time, and raise FileExistsError.
 
     Yields
     ------
@@ -53,7 +56,14 @@ def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
         yield temporary
         if not special:
             _flush(temporary)
-            os.replace(temporary, path)
+            if once:
+                _link(temporary, path)
+            else:
+                os.replace(temporary, path)
+    except FileExistsError:
+        if once:
+            raise
+        raise UsageError(f"{path}: cannot be written: a file is where a folder should be; remove it") from None
     except (OSError, *errors) as error:
         cause = getattr(error, "strerror", None) or error or type(error).__name__
         kept = "the old file is intact" if os.path.exists(path) else "there was none before"
@@ -62,6 +72,19 @@ def replacing(path: Path, *errors: type[Exception]) -> Iterator[Path]:
         if not special:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file its name unless the name is taken."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # A file system without hard links: of two processes in the same instant the later one wins.
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(temporary, path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

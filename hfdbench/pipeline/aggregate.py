@@ -1,40 +1,30 @@
-"""The row of the points table from a trial's crops and features, and what a reader must know about the run."""
+"""Images and features of a trial -> its row of the points table, and what a reader must know about the run."""
 
-import os
-import platform
 import statistics
-import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from hfdbench import __version__
-from hfdbench.cards.find import bundled_root
-from hfdbench.codecs.identity import processor
-from hfdbench.codecs.worker import THREADS
+from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution.fingerprint import fid_id, weights_label
 from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
 from hfdbench.metrics.image import pixel as distortion
 from hfdbench.metrics.networks.extractors import Extractor
-from hfdbench.metrics.registry import METRICS, of_network, resolve
-from hfdbench.pipeline.plan import Request, Trial
-from hfdbench.results import store
+from hfdbench.metrics.registry import METRICS, network_columns, of_network, resolve
+from hfdbench.pipeline.instruments import without
+from hfdbench.pipeline.plan import Trial
+from hfdbench.pipeline.select import Need, networks_used, stored_measures
+from hfdbench.pipeline.session import Session
+from hfdbench.results import parquet, schema
+from hfdbench.results.parquet import DamagedFile
+from hfdbench.results.stored import read_point
 
-PACKAGES = (
-    "torch",
-    "torch-fidelity",
-    "torchmetrics",
-    "numpy",
-    "pillow",
-    "pyarrow",
-    "compressai",
-    "pillow-heif",
-    "pillow-jxl-plugin",
-)
+PLACE = ("seal", "host", "processor")
+NAMED = 5  # images that a note names
 
 
 @dataclass(frozen=True)
@@ -46,15 +36,76 @@ class Compared:
     reference: Path
 
 
-def point_row(trial: Trial, crops: Path, compared: list[Compared], absent: list[str]) -> dict:
-    """One row of store.POINTS. absent: why some features are not there, a line a network."""
-    every = store.read_table(crops).to_pylist()
+def conclude(session: Session, trial: Trial, need: Need) -> None:
+    """Compute a trial's row of the points table from its images, features and metrics, and store it."""
+    folder, instruments = session.folder, session.instruments
+    compared = [
+        Compared(e, folder.features(trial.name, e.key), session.reference(trial.dataset, e))
+        for e in instruments.extractors.values()
+        if folder.features(trial.name, e.key).exists()
+    ]
+    used = {name: extractor.key for name, extractor in instruments.extractors.items()}
+    path, kept, before = folder.points(trial.name), {}, {}
+    if path.exists():
+        row, before = read_point(path)
+        if not need.images:  # what a network gave that is not here now stays
+            for name, its_key in networks_used(before).items():
+                if name not in used:
+                    used[name] = its_key
+                    kept |= {column: row.get(column) for column in network_columns(name)}
+    absent = [f"{without(name)}: {e.reason}" for name, e in instruments.absent.items() if name not in used]
+    images = parquet.read_table(folder.images(trial.name), schema=schema.IMAGES)
+    row = point_row(trial, images.to_pylist(), compared, absent) | kept
+    measured = {name: folder.quality(trial.name, name) for name in stored_measures(folder, trial)}
+    means, remarks = measured_row(measured)
+    remarks += [f"no {name}: {error.reason}" for name, error in instruments.unmeasured.items() if name not in measured]
+    row |= means | {"note": "; ".join(note for note in (row["note"], *remarks) if note)}
+    metadata = {
+        **session.metadata(trial, trial.codec),
+        "inception": used.get("inception", ""),
+        "features": used,
+        "measures": stored_measures(folder, trial),
+        "generation": before.get("generation") or 1 + _last_generation(session, trial),
+    }
+    parquet.write_table(path, pa.Table.from_pylist([row], schema.POINTS), metadata)
+
+
+def _last_generation(session: Session, trial: Trial) -> int:
+    """How often this point has been measured under other keys; a clock that was set back does not matter."""
+    found = [0]
+    for path in session.folder.points_of(trial.label):
+        with suppress(UsageError):
+            row, metadata = read_point(path)
+            if (row["seed"], row["device"]) == (trial.seed, trial.device):
+                found.append(metadata.get("generation", 0))
+    return max(found)
+
+
+def point_row(trial: Trial, every: list[dict], compared: list[Compared], absent: list[str]) -> dict:
+    """Compute one row of the points table.
+
+    Parameters
+    ----------
+    trial : Trial
+    every : list of dict
+        Rows of its images table, one per image of the dataset.
+    compared : list of Compared
+        The feature networks that are here.
+    absent : list of str
+        Why the others are not.
+
+    Returns
+    -------
+    dict
+        In the columns of `schema.POINTS`, without those of `--metric`.
+    """
     rows = [row for row in every if row["status"] == "ok"]
     failed = len(every) - len(rows)
     row = {"codec": trial.codec.id, "point": trial.point, "dataset": trial.dataset.id, "kind": trial.codec.kind}
     row |= {"title": trial.codec.title or trial.codec.id, "device": trial.device, "seed": trial.seed}
     row |= {"network_evaluations": trial.codec.point(trial.point).network_evaluations}
     row |= {"images": len(rows), "failed": failed}
+    row |= {name: ", ".join(sorted({r[name] for r in every if r[name]})) or None for name in PLACE}
     row["status"] = "ok" if not failed else "partial" if rows else "failed"
     notes = [f"{failed} of {len(every)} images failed"] if failed else []
     if rows:
@@ -67,18 +118,31 @@ def point_row(trial: Trial, crops: Path, compared: list[Compared], absent: list[
         values, reason = _realism(trial, pair)
         row |= values
         notes += [reason] if reason else []
+    if compared and (small := _without_patches(trial, every, compared[0].features)):
+        notes.append(small)
     return row | {"note": "; ".join([*notes, *absent])}
+
+
+def _without_patches(trial: Trial, every: list[dict], features: Path) -> str:
+    """Say which images are too small for a patch: they count in no distance."""
+    with_patches = set(parquet.read_table(features, ["image"])["image"].to_pylist())
+    small = [row["name"] for row in every if row["image"] not in with_patches]
+    if not small or len(small) == len(every):
+        return ""
+    names = ", ".join([*small[:NAMED], *["..."] * (len(small) > NAMED)])
+    which = f"{len(small)} of {len(every)} images"
+    return f"{which} are smaller than a patch of {trial.dataset.protocol} and count in no distance: {names}"
 
 
 def measured_row(paths: dict[str, Path]) -> tuple[dict, list[str]]:
     """Means of the measures of --metric, over the images that have a value, and what must be known about them."""
     row, remarks = {}, []
     for name, path in paths.items():
-        lines = store.read_table(path).to_pylist()
+        lines = parquet.read_table(path).to_pylist()
         for column in dict.fromkeys(line["metric"] for line in lines):
             present = [line["value"] for line in lines if line["metric"] == column and line["value"] is not None]
             row[column] = statistics.fmean(present) if present else None
-        if remark := store.read_metadata(path).get("remark"):
+        if remark := parquet.read_metadata(path).get("remark"):
             remarks.append(remark)
         without = {line["image"]: line["error"] for line in lines if line["value"] is None}
         if without:
@@ -121,6 +185,8 @@ def _realism(trial: Trial, compared: Compared) -> tuple[dict, str]:
     """What is computed from a network's features, and the reason why some of it is missing."""
     extractor, features, reference = compared.extractor, compared.features, compared.reference
     ours, originals = _moments(features), _moments(reference)
+    if ours.count != originals.count:
+        raise DamagedFile(features, f"{ours.count} patches, the originals have {originals.count}")
     inception = extractor.name == "inception"
     if ours.count < 2:
         few = f"{ours.count} patches of 256 x 256 pixels"
@@ -136,7 +202,7 @@ def _realism(trial: Trial, compared: Compared) -> tuple[dict, str]:
     for compute, group in groupby(others, lambda metric: metric.compute):
         columns = [metric.column for metric in group]
         try:
-            image_of_patch = store.read_table(features, ["image"])["image"].to_numpy()
+            image_of_patch = parquet.read_table(features, ["image"])["image"].to_numpy()
             values |= dict(zip(columns, resolve(compute)(*pair, image_of_patch), strict=True))
         except ValueError as error:
             reasons.append(f"no {METRICS[columns[0]].name}: {error}")
@@ -147,57 +213,16 @@ def _realism(trial: Trial, compared: Compared) -> tuple[dict, str]:
 
 
 def _moments(path: Path) -> Moments:
-    moments = Moments(store.read_schema(path).field("features").type.list_size)
-    for batch in store.read_batches(path):
+    moments = Moments(parquet.read_schema(path).field("features").type.list_size)
+    for batch in parquet.read_batches(path):
         moments.update(_matrix(batch["features"]))
     return moments
 
 
 def _array(path: Path) -> np.ndarray:
     """All features of a file, float32, N x D."""
-    return np.concatenate([_matrix(batch["features"]) for batch in store.read_batches(path)])
+    return np.concatenate([_matrix(batch["features"]) for batch in parquet.read_batches(path)])
 
 
 def _matrix(column) -> np.ndarray:
     return column.flatten().to_numpy().reshape(-1, column.type.list_size)
-
-
-def environment(request: Request) -> dict:
-    """Metadata of every file of a run: versions, commit, machine, seed, time."""
-    versions = {"hfdbench": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "versions": versions,
-        "commit": _commit(bundled_root()),
-        "device": request.device,
-        "cpu": _cpu(),
-        "processor": processor(),
-        "threads": THREADS,
-        "workers": request.workers,
-        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
-        "seed": request.seed,
-        "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _commit(root: Path) -> str | None:
-    """Commit of a checkout, "-dirty" when files were changed; None outside one."""
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

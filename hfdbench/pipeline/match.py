@@ -24,8 +24,10 @@ from hfdbench.errors import ImageError, Unavailable, UsageError, unknown
 from hfdbench.files import places
 from hfdbench.files.atomic import write_text
 from hfdbench.pipeline.plan import Request
-from hfdbench.pipeline.run import Progress
-from hfdbench.results import store
+from hfdbench.progress import Progress
+from hfdbench.results.folder import ResultsFolder
+from hfdbench.results.parquet import read_table
+from hfdbench.results.stored import Results
 
 STEPS = 24  # of the bisection of a real number
 DIGITS = 6  # significant ones of a real setting
@@ -103,7 +105,7 @@ def setting(card: CodecCard) -> str:
 
 def _wanted(request: Request, other: str, dataset: Dataset) -> dict[str, int]:
     """Bytes of the other codec's stored points, by rate."""
-    points = store.points(request.out)
+    points = Results(request.out).points()
     if other not in set(points["codec"]):
         raise unknown("measured codec", other, set(points["codec"]))
     points = points[(points["codec"] == other) & (points["dataset"] == dataset.id) & (points["status"] == "ok")]
@@ -121,7 +123,13 @@ def _wanted(request: Request, other: str, dataset: Dataset) -> dict[str, int]:
 
 class _Search:
     def __init__(self, out: Path, card: CodecCard, dataset: Dataset, pool: Pool, progress: Progress):
-        self.out, self.card, self.dataset, self.pool, self.progress = Path(out), card, dataset, pool, progress
+        self.folder, self.card, self.dataset, self.pool, self.progress = (
+            ResultsFolder(out),
+            card,
+            dataset,
+            pool,
+            progress,
+        )
         self.option = setting(card)
         self.settings = sorted({point.options[self.option] for point in card.points})
         self.whole = all(isinstance(value, int) for value in self.settings)
@@ -191,12 +199,12 @@ class _Search:
                 key = stream_key(identity(card, name), self.dataset.sha256)
             except Unavailable as error:
                 raise UsageError(f"{self.card.id}: {error}") from None
-            stored = sorted((self.out / "streams").glob(f"*-{key}.parquet"))
-            rows = store.read_table(stored[0], ["bytes", "status"]).to_pandas() if stored else None
+            stored = self.folder.streams_of_key(key)
+            rows = read_table(stored, ["bytes", "status"]).to_pandas() if stored else None
             if rows is not None and (rows["status"] == "ok").all():
                 self._known[value] = rows["bytes"].to_numpy()
             else:
-                self._known[value] = np.array(self._encoded(card, name, self.out / "cache" / f"bytes-{key}.jsonl"))
+                self._known[value] = np.array(self._encoded(card, name, self.folder.coded_bytes(key)))
         return self._known[value]
 
     def _encoded(self, card: CodecCard, point: str, cache: Path) -> list[int]:
@@ -254,7 +262,7 @@ def _write(out: Path, card: CodecCard, other: str, dataset: str, solved: list[So
         options = {"adapter": card.adapter, "low": found.low, "high": found.high, "share": found.share}
         point = {"id": found.point, "options": options if mixed else found.low}
         text += "\n[[points]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in point.items())
-    path = Path(out) / "matched" / "codecs" / f"{name}.toml"
+    path = ResultsFolder(out).matched_card(name)
     write_text(path, text)
     return path
 

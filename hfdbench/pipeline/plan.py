@@ -21,9 +21,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks for. `points`: only these point ids; `cards`: further folders of cards.
+    """What the user asks for.
 
-    metrics: names of metrics.perimage to measure besides; weights: pairs of such a name and a file.
+    Attributes
+    ----------
+    points : tuple of str
+        Only these point ids; all when empty.
+    limit : int, optional
+        Only the first images of each dataset.
+    timeout_s : float, optional
+        Seconds that a call of a codec may take.
+    features : tuple of str
+        Further feature networks, NAME or NAME=FILE.
+    cards : tuple of Path
+        Further folders of cards.
+    metrics : tuple of str
+        Names of metrics to measure besides.
+    weights : tuple of (str, Path)
+        Name of such a metric and its file.
+    require_seal : bool
+        Refuse to run where codecs cannot be kept in a sandbox.
+    retry_failed : bool
+        Try every failed image again, not only those whose failure may pass.
+    shard : (int, int), optional
+        (i, n): do the i-th, from 0, of n parts of every dataset's images, and leave merging to `merge`.
     """
 
     codecs: tuple[CodecCard, ...]
@@ -43,6 +64,8 @@ class Request:
     metrics: tuple[str, ...] = ()
     weights: tuple[tuple[str, Path], ...] = ()
     require_seal: bool = False
+    retry_failed: bool = False
+    shard: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +108,8 @@ def make_plan(request: Request) -> Plan:
 
     if request.workers < 1:
         raise UsageError(f"--workers {request.workers}: must be at least 1")
+    if request.shard and not 0 <= request.shard[0] < request.shard[1]:
+        raise UsageError(f"--shard {request.shard[0]}/{request.shard[1]}: must be I/N, with I from 0 to N - 1")
     if not request.codecs or not request.datasets:
         raise UsageError("nothing to run; give --codec and --dataset")
     device = request.device.split(":")[0]

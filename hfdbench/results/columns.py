@@ -31,7 +31,7 @@ HEAD = (
         unit="images",
         range="≥ 0",
         direction="lower",
-        meaning="images that were not; their reasons stand in crops/",
+        meaning="images that were not; their reasons stand in images/",
     ),
     Column(name="identical", type="int", unit="images", range="≥ 0", meaning="images that came back identical"),
     Column(

@@ -34,6 +34,10 @@ class ResultsFolder:
         """Paths of every points file there is, by name."""
         return sorted((self.root / "points").glob("*.parquet"))
 
+    def points_of(self, label: str) -> list[Path]:
+        """Paths of the points files of <codec>-<point>-<dataset>, under any key."""
+        return sorted((self.root / "points").glob(f"{_literal(label)}-{KEY}.parquet"))
+
     def images(self, trial: str) -> Path:
         """Path of a trial's images table: in crops/ where only an older version wrote it."""
         path, old = (self.root / name / f"{trial}.parquet" for name in ("images", "crops"))

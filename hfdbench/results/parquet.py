@@ -5,11 +5,9 @@ schema version, the number of rows and the sha256 of that JSON; pages carry chec
 its own record, or with what the reader asks for, is a DamagedFile: never a shorter table, never another number.
 """
 
-import errno
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hfdbench.errors import UsageError
+from hfdbench.files.atomic import replacing
 from hfdbench.results.schema import VERSION, completed
 
 RUN, FILE = b"hfdbench", b"hfdbench.file"  # keys of the metadata: of the run, of the file itself
@@ -66,42 +65,17 @@ def write_batches(
     once: bool = False,
 ) -> None:
     """Write a stream of batches as `write_table` does, in row groups of `rows` however the batches are cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # a leading dot: no reader takes it
     text = json.dumps(metadata, sort_keys=True).encode()
-    try:
-        with open(temporary, "wb") as file:
-            _lock(file.fileno())  # freed by the kernel when this process dies: how `sweep` knows an orphan
-            schema = schema.with_metadata({RUN: text})
-            with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
-                count = 0
-                for table in _regrouped(schema, batches, rows):
-                    writer.write_table(table, row_group_size=rows)
-                    count += len(table)
-                record = {"schema": VERSION, "rows": count, "sha256": hashlib.sha256(text).hexdigest()}
-                writer.add_key_value_metadata({FILE: json.dumps(record).encode()})
-            file.flush()
-            os.fsync(file.fileno())
-            if once:
-                link(temporary, path)
-            else:
-                os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-
-
-def link(temporary: Path, path: Path) -> None:
-    """Give a file its name unless the name is taken. Raises FileExistsError when it is."""
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
-        # A file system without hard links: of two processes at the same instant the later one wins, with equal content.
-        if path.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-        os.replace(temporary, path)
+    schema = schema.with_metadata({RUN: text})
+    with replacing(path, once=once) as temporary, open(temporary, "wb") as file:
+        _lock(file.fileno())  # freed by the kernel when this process dies: how `sweep` knows an orphan
+        with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+            count = 0
+            for table in _regrouped(schema, batches, rows):
+                writer.write_table(table, row_group_size=rows)
+                count += len(table)
+            record = {"schema": VERSION, "rows": count, "sha256": hashlib.sha256(text).hexdigest()}
+            writer.add_key_value_metadata({FILE: json.dumps(record).encode()})
 
 
 def _lock(handle: int) -> None:

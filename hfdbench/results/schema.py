@@ -26,7 +26,9 @@ STREAMS = _schema("""
     bytes: stream
     int: bytes
     float: encode_s
-    text: status error error_type host processor
+    text: status error
+    bool: passing
+    text: host processor
 """)
 IMAGES = _schema("""
     text: codec point dataset
@@ -36,7 +38,9 @@ IMAGES = _schema("""
     float: bpp mse psnr_db
     bool: identical
     float: ms_ssim encode_s decode_s
-    text: stream_sha256 pixels_sha256 status error error_type seal host processor
+    text: stream_sha256 pixels_sha256 status error
+    bool: passing
+    text: seal host processor
 """)
 
 
@@ -57,7 +61,7 @@ POINTS = points_schema()
 
 # Columns that files of an older version lack.
 ADDED = frozenset(
-    [*(column.name for column in POINT_COLUMNS if not column.required), "error_type", "seal", "host", "processor"]
+    [*(column.name for column in POINT_COLUMNS if not column.required), "passing", "seal", "host", "processor"]
 )
 
 

@@ -232,12 +232,12 @@ class Results:
         try:
             return np.load(io.BytesIO(path.read_bytes()))
         except FileNotFoundError:
-            return self._packed_draws.get((trial.key, column, count, seed, method))
+            return self.packed_draws.get((trial.key, column, count, seed, method))
         except (OSError, ValueError, EOFError):
             return None
 
     @cached_property
-    def _packed_draws(self) -> dict[tuple, np.ndarray]:
+    def packed_draws(self) -> dict[tuple, np.ndarray]:
         path = self.folder.packed_draws
         if not path.exists():
             return {}

@@ -132,7 +132,8 @@ class Pieces:
         self._paths |= dict(self._found())
 
     def conflicts(self) -> list[str]:
-        """Describe images that were computed twice with different results."""
+        """Describe images that were computed twice with different results, by any process."""
+        self.refresh()
         spans = sorted(self._paths)
         for i, (first, last) in enumerate(spans):
             for other in spans[i + 1 :]:
@@ -169,13 +170,15 @@ class Pieces:
             Some images are missing: another process removed pieces meanwhile.
         """
         self.flush()
+        self.refresh()
         if absent := self.missing(range(images)):
             raise UsageError(
                 f"{path}: {len(absent)} of {images} images are missing, the first is {absent[0]}; run again"
             )
-        parquet.write_batches(path, self.schema, self._merged(), metadata, rows)
+        parquet.write_batches(path, self.schema, self.batches(), metadata, rows)
 
-    def _merged(self) -> Iterator[pa.RecordBatch]:
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Read what is committed, in the order of the images, each image once."""
         end = 0
         for (_, last), path in sorted(self._paths.items()):
             for batch in parquet.read_batches(path, self.schema):

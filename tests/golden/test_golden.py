@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from hfdbench.analysis import claims
+from hfdbench.analysis.intervals import draw
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard
 from hfdbench.report import claims_text
 from hfdbench.results import parquet
+from hfdbench.results.golden import pack
 from hfdbench.results.stored import Results
 
 GOLDEN = Path(__file__).parents[2] / "results" / "golden" / "kodak"
@@ -28,8 +30,8 @@ def test_every_decoder_is_there_on_the_streams_of_elic_mse():
 def test_golden_points_are_of_the_bundled_weights():
     """A card whose weights or sampling changed makes these numbers those of another codec."""
     cards = find_cards(CodecCard)
-    for path in sorted((GOLDEN / "points").glob("*-kodak-*.parquet")):
-        row = parquet.read_table(path).to_pylist()[0]
+    for trial in Results(GOLDEN).trials():
+        row = trial.row
         if row["codec"] in DECODERS:
             assert row["network_evaluations"] == cards[row["codec"]].point(row["point"]).network_evaluations
 
@@ -46,3 +48,18 @@ def test_fd_mini_ranks_the_golden_points_as_fid_does():
     points = Results(GOLDEN).points().query("dataset == 'kodak'").dropna(subset=["fd_mini", "fid"])
     assert len(points) >= 20
     assert points["fid"].corr(points["fd_mini"], method="spearman") == pytest.approx(1, abs=0.1)
+
+
+def test_the_folder_is_packed_and_reading_leaves_it_alone():
+    before = sorted(path.name for path in GOLDEN.rglob("*"))
+    assert before == ["draws.parquet", "images.parquet", "points.parquet"]
+    results = Results(GOLDEN)
+    trial = next(trial for trial in results.trials() if trial.row["codec"] == "hfd")
+    assert len(trial.read_images()) == trial.images and draw(trial, "psnr_db", 40) is not None
+    assert sorted(path.name for path in GOLDEN.rglob("*")) == before
+
+
+def test_packing_again_changes_nothing(tmp_path):
+    pack(GOLDEN, tmp_path)
+    for path in GOLDEN.iterdir():
+        assert parquet.read_table(tmp_path / path.name).equals(parquet.read_table(path)), path.name

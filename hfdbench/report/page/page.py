@@ -40,7 +40,7 @@ from hfdbench.results.parquet import read_table
 from hfdbench.results.stored import Results, StoredTrial
 
 if TYPE_CHECKING:
-    from hfdbench.pipeline.run import Progress
+    from hfdbench.progress import Progress
 
 QUALITY, MAX_MB, IMAGES = 80, 60.0, 24
 SPARE = 150  # bytes a point is told after the pictures were chosen

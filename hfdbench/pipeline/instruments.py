@@ -1,0 +1,84 @@
+"""What a run measures with: feature networks and the metrics of `--metric`, found before the first encode."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files import places
+from hfdbench.metrics.image.measure import Measure, Place, open_measure
+from hfdbench.metrics.networks.extractors import ALWAYS, Extractor, Network, find_extractor, parse_feature
+from hfdbench.metrics.registry import frechet_column
+from hfdbench.pipeline.plan import Request
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What is here, and why the rest is not.
+
+    Attributes
+    ----------
+    device : str
+        Where networks are built.
+    extractors : Mapping of str to Extractor
+        Feature networks whose weights are here, by name.
+    absent : Mapping of str to Unavailable
+        The others that are always used or were asked for.
+    measures : Mapping of str to Measure
+        Metrics of `--metric` that work here, by name.
+    unmeasured : Mapping of str to Unavailable
+        The others.
+    """
+
+    device: str
+    extractors: Mapping[str, Extractor]
+    absent: Mapping[str, Unavailable]
+    measures: Mapping[str, Measure]
+    unmeasured: Mapping[str, Unavailable]
+    _built: dict[str, Network] = field(default_factory=dict, compare=False, repr=False)
+
+    def network(self, name: str) -> Network:
+        """Return a feature network, built when it is first asked for. Raises UsageError for damaged weights."""
+        if name not in self._built:
+            self._built[name] = self.extractors[name].build(self.device)
+        return self._built[name]
+
+
+def open_instruments(request: Request) -> Instruments:
+    """Find the networks and metrics of a request. Raises UsageError for an unknown name or a wrong file."""
+    root = places.data_root(request.data_root)
+    extractors, absent = {}, {}
+    asked = {name: None for name in ALWAYS} | {"inception": request.inception}
+    for name, file in (asked | dict(map(parse_feature, request.features))).items():
+        try:
+            extractors[name] = find_extractor(name, file, root, allow_download=not request.dry_run)
+        except Unavailable as error:
+            absent[name] = error
+    measures, unmeasured = {}, {}
+    weights = dict(request.weights)
+    for name in weights:
+        if name not in request.metrics:
+            raise UsageError(f"--weights {name}=…: {name} is not asked for; add --metric {name}")
+    for name in dict.fromkeys(request.metrics):
+        try:
+            measures[name] = open_measure(name, Place(weights.get(name), root, request.device, not request.dry_run))
+        except Unavailable as error:
+            unmeasured[name] = error
+    return Instruments(request.device, *map(MappingProxyType, (extractors, absent, measures, unmeasured)))
+
+
+def without(name: str) -> str:
+    """Say which distance a missing network costs: "no FID"."""
+    return "no FID" if name == "inception" else f"no {frechet_column(name) or name}"
+
+
+def absences(instruments: Instruments, busy: bool) -> list[str]:
+    """Say what is not here and which command completes the results; `busy`: something is to be measured."""
+    lines = []
+    for name, error in instruments.absent.items():
+        if busy or name not in ALWAYS:
+            asking = "" if name in ALWAYS else f" --feature {name}"
+            lines.append(f"{without(name)}: {error}; then: hfdbench score{asking}")
+    for name, error in instruments.unmeasured.items():
+        lines.append(f"no {name}: {error}; then: hfdbench score --metric {name}")
+    return lines

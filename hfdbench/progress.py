@@ -1,0 +1,19 @@
+"""What a long task reports while it runs."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Where progress is reported: `start` begins so many steps, `advance` counts some, `note` says what is worth a line."""
+
+    def start(self, total: int, what: str) -> None: ...
+    def advance(self, n: int = 1) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class Silent:
+    """Progress that nobody watches."""
+
+    def start(self, total: int, what: str) -> None: ...
+    def advance(self, n: int = 1) -> None: ...
+    def note(self, text: str) -> None: ...
