@@ -20,6 +20,7 @@ from hfdbench.files.atomic import replacing
 from hfdbench.results.schema import VERSION, completed
 
 RUN, FILE = b"hfdbench", b"hfdbench.file"  # keys of the metadata: of the run, of the file itself
+KNOWN = {RUN, FILE, b"ARROW:schema", b"pandas"}
 
 
 class DamagedFile(UsageError):
@@ -130,6 +131,10 @@ def _readable(path: Path) -> Iterator[pq.ParquetFile]:
 def _check_record(path: Path, file: pq.ParquetFile) -> None:
     """Check what a file says of itself. Raises UsageError for one of a newer version, DamagedFile for any other fault."""
     footer = file.metadata.metadata or {}
+    if unknown := footer.keys() - KNOWN:
+        raise DamagedFile(path, f"unknown metadata {min(unknown)!r}")
+    if RUN not in footer:
+        raise DamagedFile(path, "no metadata of hfdbench")
     if FILE not in footer:
         return  # of version 1, or of another program
     record = json.loads(footer[FILE])
