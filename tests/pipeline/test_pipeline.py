@@ -350,8 +350,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts 
 from hfdbench.cards.schema import CodecCard
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import run
+from hfdbench.pipeline import decode
 from hfdbench.results import work
 work.FLUSH_IMAGES = 2
+decode.SHUFFLED = 0  # images are finished in their order, so that a moment of it can be named
 given = json.loads(sys.argv[1])
 inception = given.pop("inception", None)
 cards = tuple(CodecCard(**card) for card in given.pop("codecs"))
@@ -374,7 +376,7 @@ def start(out: Path, spec: str, pause_s: float = 0.0, **more) -> subprocess.Pope
 
 def stop_when(process: subprocess.Popen, seen, signal_number: int) -> str:
     """Send a signal as soon as `seen()`; the standard error."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not seen():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
