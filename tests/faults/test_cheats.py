@@ -16,7 +16,7 @@ from hfdbench.codecs.pool import CodecFailed, Pool
 from hfdbench.errors import UsageError
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import run
-from hfdbench.results import store
+from hfdbench.results import parquet
 
 pytestmark = [pytest.mark.faults]
 
@@ -96,8 +96,8 @@ def scores(place: Path, ways, **options) -> dict[str, list[tuple[str, float | No
     run(request)
     found = {}
     for way in ways:
-        (path,) = [p for p in out.glob(f"*/cheat-{way}-*.parquet") if p.parent.name in ("crops", "images")]
-        rows = store.read_table(path).to_pylist()
+        (path,) = [p for p in out.glob(f"*/cheat-{way}-*.parquet") if p.parent.name in ("images", "images")]
+        rows = parquet.read_table(path).to_pylist()
         found[way] = [(row["status"], row["psnr_db"] if not row["identical"] else np.inf) for row in rows]
     return found
 
@@ -159,8 +159,8 @@ def test_conform_says_so(place, way):
 def test_clock_is_the_runs_own(place):
     (rows,) = scores(place, ["clock"]).values()
     assert [status for status, _ in rows] == ["ok", "ok"]
-    (path,) = [p for p in (place / "out").glob("*/cheat-clock-*.parquet") if p.parent.name in ("crops", "images")]
-    for row in store.read_table(path).to_pylist():
+    (path,) = [p for p in (place / "out").glob("*/cheat-clock-*.parquet") if p.parent.name in ("images", "images")]
+    for row in parquet.read_table(path).to_pylist():
         assert 0.05 <= row["encode_s"] < 30 and 0.05 <= row["decode_s"] < 30
 
 
@@ -172,8 +172,8 @@ def test_forged_answers_cost_their_image(place):
     forger = CodecCard(id="forger", kind="classical", adapter="helpers_cheats:Forger", points=[{"id": "p"}])
     Image.fromarray(np.full((40, 56, 3), 99, np.uint8)).save(place / "data" / "5.png")
     run(Request(codecs=(forger,), datasets=(f"folder:{place / 'data'}",), out=place / "out"))
-    (path,) = [p for p in (place / "out").glob("*/forger-p-*.parquet") if p.parent.name in ("crops", "images")]
-    rows = store.read_table(path).to_pylist()
+    (path,) = [p for p in (place / "out").glob("*/forger-p-*.parquet") if p.parent.name in ("images", "images")]
+    rows = parquet.read_table(path).to_pylist()
     assert [row["status"] for row in rows] == ["error"] * 5 + ["ok"]
     assert "header of 4,294,967,295 bytes" in rows[0]["error"]
     assert "4,611,686,018,427,387,904 bytes" in rows[1]["error"]
