@@ -97,6 +97,8 @@ class Sampling:
 
 
 class Decoder(nn.Module):
+    root: Tensor
+
     def __init__(self, config: NetworkConfig = NetworkConfig()):
         super().__init__()
         self.config = config

@@ -10,6 +10,8 @@ multiple of 2^-(WEIGHT_BITS+ACTIVATION_BITS) below 2^53 of them, which float64 h
 Conventions: tensors are N x C x H x W; inputs and outputs are float64 on the activation grid.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
@@ -41,7 +43,7 @@ def run(net: nn.Module, x: Tensor) -> Tensor:
     return x
 
 
-def _exact_copy(layer: nn.Module) -> nn.Module:
+def _exact_copy(layer: nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
     """The layer in float64 with weights on their grid, made once per weight version and kept beside the layer."""
     changes = 0 if layer.weight.is_inference() else layer.weight._version
     version = (changes, layer.weight.data_ptr())
@@ -49,16 +51,17 @@ def _exact_copy(layer: nn.Module) -> nn.Module:
     if cached is not None and cached[0] == version:
         return cached[1]
     kind = nn.Conv2d if isinstance(layer, nn.Conv2d) else nn.ConvTranspose2d
-    arguments = dict(stride=layer.stride, padding=layer.padding, dtype=torch.float64)
-    if kind is nn.ConvTranspose2d:
+    arguments: dict[str, Any] = dict(stride=layer.stride, padding=layer.padding, dtype=torch.float64)
+    if isinstance(layer, nn.ConvTranspose2d):
         arguments["output_padding"] = layer.output_padding
-    copy = kind(layer.in_channels, layer.out_channels, layer.kernel_size, **arguments)
-    weight = layer.weight * layer.mask if hasattr(layer, "mask") else layer.weight
+    copy: Any = kind(layer.in_channels, layer.out_channels, cast(Any, layer.kernel_size), **arguments)
+    mask = getattr(layer, "mask", None)
+    weight = layer.weight if mask is None else layer.weight * mask
     step = 2.0**WEIGHT_BITS
     with torch.no_grad():
         grid = (weight.double().cpu() * step).round().clamp(-WEIGHT_MAX * step, WEIGHT_MAX * step) / step
         copy.weight.copy_(grid)
-        copy.bias.copy_(to_grid(layer.bias.cpu()))
+        copy.bias.copy_(to_grid(cast(torch.Tensor, layer.bias).cpu()))
     copy.requires_grad_(False)
     layer.__dict__["_exact"] = (version, copy)  # not a submodule: stays out of the state dict
     return copy

@@ -10,6 +10,7 @@ The entropy model has the structure of ELIC's (see autoencoder.py), its contexts
 """
 
 import math
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from hfdbench.hfd.autoencoder import (
     gaussian_likelihood,
     scale_index,
 )
+from hfdbench.hfd.network import zeroed
 
 BLOCK = 16  # pixels
 COLOURS = 3
@@ -106,12 +108,6 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
-
-
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 def repeated(z: Tensor) -> Tensor:
@@ -212,15 +208,15 @@ class LappedAutoencoder(Autoencoder):
         self.log_scale = nn.Parameter(torch.zeros(rates, m))
         with torch.no_grad():
             ramp = 1 - (torch.arange(8) - 3.5).abs() / 4
-            self.area_synthesis.weight.zero_()
-            self.area_synthesis.bias.zero_()
-            self.neighbours.weight.zero_()
-            self.neighbours.bias.zero_()
+            zeroed(self.area_synthesis)
+            zeroed(self.neighbours)
             for c in range(COLOURS):
                 self.neighbours.weight[c, c] = 0.2
                 self.area_synthesis.weight[c, c] = ramp[:, None] * ramp / 4
             for net in self.channel_context[1:]:
-                net[0].weight[:, :COLOURS] /= 8  # block means are far larger than the rest
+                cast(nn.Conv2d, cast(nn.Sequential, net)[0]).weight[:, :COLOURS] /= (
+                    8  # block means are far larger than the rest
+                )
         self.bottleneck = EntropyBottleneck(h)
         with torch.no_grad():
             self.bottleneck.quantiles[:COLOURS] = torch.tensor([-64.0, 0.0, 64.0])
@@ -284,11 +280,11 @@ class LappedAutoencoder(Autoencoder):
 
     # Coding: as `estimate`, in exact arithmetic.
 
-    def _contexts(self, symbols: Tensor, rate: int) -> tuple[Tensor, Tensor]:
+    def _contexts(self, symbols: Tensor, rate: int) -> Any:
         z_hat = self._hyper_values(symbols, rate)
         return fixed_point.run(self.hyper_synthesis, z_hat), fixed_point.run(self.area_synthesis, repeated(z_hat))
 
-    def _code_groups(self, contexts: tuple[Tensor, Tensor], rate: int, code) -> Tensor:
+    def _code_groups(self, contexts: Any, rate: int, code) -> Tensor:
         hyper, means = contexts
         anchors = checkerboard(hyper)
         coded: list[Tensor] = []

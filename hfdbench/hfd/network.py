@@ -13,12 +13,15 @@ log_snr and rate have N entries, or one for all.
 import itertools
 import math
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hfdbench.hfd.autoencoder import bounded
+
+L = TypeVar("L", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,13 @@ def normalise(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-5)
 
 
+def zeroed(layer: L) -> L:
+    """The layer with all its parameters set to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 class Block(nn.Module):
     """Residual block, scaled and shifted by the embedding; starts as the identity."""
 
@@ -61,10 +71,8 @@ class Block(nn.Module):
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * width)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        zeroed(self.modulation)
+        zeroed(self.second)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
@@ -91,12 +99,8 @@ class UNet(nn.Module):
         self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in itertools.pairwise(widths))
         self.up = nn.ModuleList(blocks(level) for level in levels[:-1])
         if config.latents:  # starts at zero, so that a network trained without latents can go on with them
-            self.latents = nn.Conv2d(config.latents, widths[-1], 1)
-            nn.init.zeros_(self.latents.weight)
-            nn.init.zeros_(self.latents.bias)
-        self.leave = nn.Conv2d(widths[0], 12, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+            self.latents = zeroed(nn.Conv2d(config.latents, widths[-1], 1))
+        self.leave = zeroed(nn.Conv2d(widths[0], 12, 3, padding=1))
 
     def forward(
         self, noisy: Tensor, reconstruction: Tensor, log_snr: Tensor, rate: Tensor, latents: Tensor | None = None
@@ -109,14 +113,14 @@ class UNet(nn.Module):
         for level, stage in enumerate(self.down):
             if level == len(self.shrink) and self.config.latents:
                 x = x + F.interpolate(self.latents(latents), size=x.shape[2:], mode="nearest")
-            for block in stage:
+            for block in cast(nn.ModuleList, stage):
                 x = block(x, embedding)
             if level < len(self.shrink):
                 skips.append(x)
                 x = self.shrink[level](x)
         for level in reversed(range(len(self.up))):
             x = (F.pixel_shuffle(self.grow[level](x), 2) + skips[level]) * math.sqrt(0.5)
-            for block in self.up[level]:
+            for block in cast(nn.ModuleList, self.up[level]):
                 x = block(x, embedding)
         return F.pixel_shuffle(self.leave(F.silu(normalise(x))), 2)
 

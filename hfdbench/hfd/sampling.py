@@ -102,7 +102,7 @@ def multistep(denoise: Denoise, start: Tensor, log_snrs: Tensor, noise: Noise, e
 
     eta 0 solves the ODE, 1 the SDE (its section 6), values between take that share of the SDE's noise.
     """
-    z, previous, h_previous = start, None, None
+    z, previous, h_previous = start, None, 1.0
     for step, (now, then) in enumerate(itertools.pairwise(log_snrs), 1):
         (_, sigma), (alpha_then, sigma_then) = alpha_sigma(now), alpha_sigma(then)
         r = denoise(z, now)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from textwrap import shorten
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ C = TypeVar("C", AutoencoderConfig, NetworkConfig, Sampling)
 class Model:
     """module, in evaluation mode; id: first four bytes of the file's sha256; metadata of the file."""
 
-    module: torch.nn.Module
+    module: Any
     id: bytes
     metadata: dict[str, str]
 
@@ -52,7 +52,10 @@ def configured(kind: type[C], values: dict) -> C:
     for key in values:
         if key not in known:
             raise ValueError(f'unknown option "{key}"; there are {", ".join(known)}')
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    arguments: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    return kind(**arguments)
 
 
 def _read(path: Path, build) -> Model:

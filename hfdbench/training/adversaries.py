@@ -5,6 +5,7 @@ Conventions: images N x 3 x H x W in [0, 1]; latents N x C x H/16 x W/16.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,8 +85,8 @@ def read_perceptual(network: str, weights: Path) -> Perceptual:
         if network == "inception":
             from hfdbench.metrics.networks.inception import read_network
 
-            net = read_network(weights)
-            stages = [
+            net: Any = read_network(weights)
+            stages: list[nn.Module] = [
                 nn.Sequential(net.Conv2d_1a_3x3, net.Conv2d_2a_3x3, net.Conv2d_2b_3x3),
                 nn.Sequential(net.MaxPool_1, net.Conv2d_3b_1x1, net.Conv2d_4a_3x3),
                 nn.Sequential(net.MaxPool_2, net.Mixed_5b, net.Mixed_5c, net.Mixed_5d),
@@ -94,12 +95,14 @@ def read_perceptual(network: str, weights: Path) -> Perceptual:
         from torchvision import models
 
         build, ends = {"vgg16": (models.vgg16, (4, 9, 16, 23)), "alexnet": (models.alexnet, (2, 5, 8, 10, 12))}[network]
-        net = build()
+        net: Any = build()
         net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         layers = [nn.ReLU() if isinstance(layer, nn.ReLU) else layer for layer in net.features]  # not in place
         starts = (0, *ends[:-1])
-        stages = [nn.Sequential(*layers[start:end]) for start, end in zip(starts, ends, strict=True)]
-        return Perceptual(stages, 1 / 0.226, -0.449 / 0.226)  # ImageNet's mean and deviation, averaged over colours
+        parts = [nn.Sequential(*layers[start:end]) for start, end in zip(starts, ends, strict=True)]
+        return Perceptual(
+            list(parts), 1 / 0.226, -0.449 / 0.226
+        )  # ImageNet's mean and deviation, averaged over colours
     except KeyError:
         raise ValueError(f'perceptual network "{network}" is unknown; use inception, vgg16 or alexnet') from None
     except (OSError, RuntimeError, TypeError, AttributeError) as error:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -123,7 +124,8 @@ def prepare(photos: Path, inception: Path, out: Path, recipe: dict) -> None:
     out.mkdir(parents=True, exist_ok=True)
     end = 0
     for part in data["parts"]:
-        start, end, versions = end, end + part["groups"], None
+        start, end = end, end + part["groups"]
+        versions: Versions | None = None
         for first in range(start, end, data["shard_groups"]):
             name = f"{first:05d}.npy"
             if (out / f"features-{name}").exists():
@@ -196,7 +198,8 @@ def train(out: Path, recipe: dict, threads: int, weights: Path) -> None:
     torch.set_num_threads(threads)
     data = _Shards(out)
     settings = recipe["training"]
-    config = NetworkConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in recipe["network"].items()})
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe["network"].items()}
+    config = NetworkConfig(**options)
     torch.manual_seed(recipe["seed"])
     network = build(config, training=True)
     if settings["steps"]:
@@ -237,7 +240,7 @@ def _descend(network, config, data: "_Shards", recipe: dict, out: Path) -> None:
         guesses = [x.float().unflatten(0, pixels.shape[:2]) for x in guesses]
         shares = [_shares(guess - target, target) for guess, target in zip(guesses, targets, strict=True)]
         optimiser.zero_grad()
-        sum(value + settings["difference"] * change for value, change in shares).backward()
+        torch.stack([value + settings["difference"] * change for value, change in shares]).sum().backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         done = (step + 0.5) / settings["steps"]  # warm-up over a tenth, then a cosine to zero
         optimiser.param_groups[0]["lr"] = settings["learning_rate"] * min(10 * done, (1 + math.cos(math.pi * done)) / 2)
@@ -318,7 +321,8 @@ def _fit(network, data: "_Shards", basis: "Basis", settings: dict) -> dict[str, 
         """Values, and changes by a version: both are to be met."""
         weight = settings["difference"] ** 0.5
         pairs = ((side[part], side[part, 1:] - side[part, :1]) for side in (x, target))
-        return tuple(torch.cat([value.flatten(0, 1), weight * change.flatten(0, 1)]) for value, change in pairs)
+        one, other = (torch.cat([value.flatten(0, 1), weight * change.flatten(0, 1)]) for value, change in pairs)
+        return one, other
 
     def solve(part) -> torch.Tensor:
         a, b = rows(part)
@@ -438,7 +442,7 @@ class Basis:
 def main() -> None:
     import argparse
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("prepare", help="crops, their versions and Inception's features of them")

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ class Pass:
     optimizer: torch.optim.Optimizer
     clipped: list[nn.Parameter]
 
-    def step(self, batch: object, learning_rate: float, clip: float, fabric: Fabric) -> dict[str, Tensor]:
+    def step(self, batch: Any, learning_rate: float, clip: float, fabric: Fabric) -> dict[str, Tensor]:
         """Take a step and return what is logged of it. A gradient that is not finite is skipped."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["pace"]
@@ -253,7 +254,8 @@ def train(
     task.model.cpu().eval()
     task.finish()
     if fabric.is_global_zero:
-        plots.sample_grid(task.samples(shown), out / "samples.png")
+        made: Any = task.samples
+        plots.sample_grid(made(shown), out / "samples.png")
         export(task, out / "weights.safetensors", steps=step)
     return out / "weights.safetensors"
 
@@ -311,7 +313,7 @@ def export(task: Task, path: Path, state: dict[str, Tensor] | None = None, steps
                 f"{path}: not written: {name} holds NaN or infinity; the training diverged, lower learning_rate or clip"
             )
     metadata = {
-        "config": json.dumps(asdict(task.model.config)),
+        "config": json.dumps(asdict(cast(Any, task.model.config))),
         "recipe": task.recipe.model_dump_json(),
         "objective": task.recipe.objective,
         "data_sha256": task.data.sha256,

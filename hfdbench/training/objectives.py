@@ -17,6 +17,7 @@ Conventions: crops as `Batch`; a pass is (name of the network it trains, functio
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from hfdbench.hfd.decoder import recolour
 from hfdbench.hfd.sampling import LOG_SNR_LIMIT, Schedule, alpha_sigma
-from hfdbench.training.adversaries import Discriminator, Perceptual, distance, style
+from hfdbench.training.adversaries import Discriminator, distance, style
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,11 @@ PO_ELIC = {"charbonnier": 0.15, "perceptual": 1.0, "style": 1.0, "adversarial": 
 DETAIL = 1.0  # hfd-plus: weight of the squared error of v's fine detail
 
 
-def whitened(model: nn.Module, batch: Batch) -> Tensor:
+def whitened(model: Any, batch: Batch) -> Tensor:
     return recolour(torch.linalg.inv(model.root[batch.rate]), batch.image - batch.reconstruction)
 
 
-def diffusion(model: nn.Module, objective: str, schedule: Schedule) -> Loss:
+def diffusion(model: Any, objective: str, schedule: Schedule) -> Loss:
     def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         log_snr = schedule.log_snr(batch.t).float()
         alpha, sigma = (value[:, None, None, None] for value in alpha_sigma(log_snr))
@@ -64,15 +65,15 @@ def diffusion(model: nn.Module, objective: str, schedule: Schedule) -> Loss:
         latents = batch.latents if model.config.latents else None
         error = model(z, batch.reconstruction, log_snr, batch.rate, latents) - (alpha * batch.noise - sigma * r)
         losses = error.square().mean((1, 2, 3))
-        said = {"v": losses.mean()}
+        shown = {"v": losses.mean()}
         if objective == "hfd-rf":
             losses = losses * (alpha + sigma).flatten().square()
         elif objective == "dirac":
             losses = losses * sigma.flatten().square()
         elif objective == "hfd-plus":
             detail = fine(error).square().mean((1, 2, 3))
-            losses, said = losses + DETAIL * detail, said | {"detail": detail.mean()}
-        return losses.mean(), said
+            losses, shown = losses + DETAIL * detail, shown | {"detail": detail.mean()}
+        return losses.mean(), shown
 
     return loss
 
@@ -84,7 +85,7 @@ def fine(x: Tensor) -> Tensor:
     return x - F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=x.shape[1])
 
 
-def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+def predict(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """The residual in one evaluation, from no noise at the schedule's noisiest end; and the image."""
     nothing = torch.zeros_like(batch.image)
     log_snr = torch.full((len(nothing),), -LOG_SNR_LIMIT, device=nothing.device)
@@ -94,7 +95,7 @@ def predict(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def adversarial(
-    model: nn.Module, critic: nn.Module, perceptual: Perceptual, objective: str
+    model: Any, critic: nn.Module, perceptual: Callable[[Tensor], list[Tensor]], objective: str
 ) -> Iterator[tuple[str, Loss]]:
     """The generator's pass, then the discriminator's, on the image that the generator had just made."""
     made: list[Tensor] = []
@@ -116,7 +117,7 @@ def adversarial(
                 "adversarial": -logits.mean(),
             }
         terms["perceptual"] = distance(seen, real)
-        return sum(weights[name] * term for name, term in terms.items()), terms
+        return torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms
 
     def discriminator(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         real, fake = critic(batch.image, batch.latents), critic(made.pop(), batch.latents)

@@ -7,6 +7,7 @@ the losses see.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,8 @@ class AutoencoderTask:
 
     def passes(self, modules: dict[str, nn.Module], fabric: Fabric) -> Iterator[tuple[str, Loss]]:
         def loss(batch):
-            loss, bpp, mse = rate_distortion(modules["model"], *batch, self.recipe.block_means)
+            image, rate = batch
+            loss, bpp, mse = rate_distortion(modules["model"], image, rate, self.recipe.block_means)
             shown = {"rd": loss.detach(), "bpp": bpp.mean(), "psnr_db": (-10 * mse.log10()).mean()}
             return loss + self.model.bottleneck.loss(), shown  # the second term fits the quantiles of the hyper-latents
 
@@ -77,9 +79,7 @@ class AutoencoderTask:
         self.model.freeze_tables()
 
 
-def rate_distortion(
-    model: nn.Module, image: Tensor, rate: Tensor, block_means: float = 0.0
-) -> tuple[Tensor, Tensor, Tensor]:
+def rate_distortion(model: Any, image: Tensor, rate: Tensor, block_means: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
     """Rate-distortion loss (scalar), bits per pixel and MSE per image (N each).
 
     Loss of an image: (bpp + lambda * 255^2 * D) * (lambda_mid / lambda)^0.25; the last factor balances the rates (ours). D is the
@@ -122,13 +122,13 @@ class DecoderTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             config = configured(NetworkConfig, dict(recipe.model) | {"rates": rates, "latents": seen})
-            self.modules: dict[str, nn.Module] = {"model": Decoder(config)}
+            self.model = Decoder(config)
+            self.modules: dict[str, nn.Module] = {"model": self.model}
             if recipe.objective in ADVERSARIAL:
                 if perceptual is None:
                     raise ValueError(f"objective {recipe.objective} needs the weights of {recipe.perceptual}")
                 self.modules["critic"] = objectives.make_critic(recipe.objective, latents)
                 self.perceptual = read_perceptual(recipe.perceptual, perceptual)
-        self.model = self.modules["model"]
         if init:
             lacking = ("network.latents.weight", "network.latents.bias") if seen else ()
             load_into(self.model, init, may_lack=lacking, by_rate=("network.rate.weight", "root"))
@@ -150,7 +150,7 @@ class DecoderTask:
         if objective in DIFFUSION:
             yield "model", objectives.diffusion(modules["model"], objective, self.schedule)
             return
-        frozen = self.perceptual.to(fabric.device, memory_format=torch.channels_last)
+        frozen = self.perceptual.to(fabric.device).to(memory_format=torch.channels_last)
 
         def perceptual(image: Tensor) -> list[Tensor]:
             with fabric.autocast():
