@@ -29,11 +29,11 @@ def gate(
     from hfdbench.cards.schema import GateCard
     from hfdbench.report import gate_text
 
-    if (against is None) == (accept is None):
-        raise UsageError("give either --against BASELINE or --accept BASELINE")
-    if accept is not None:
+    if accept is not None and against is None:
         print("\n".join(str(path) for path in gate.accept(run, accept, codec or ())))
         return
+    if against is None or accept is not None:
+        raise UsageError("give either --against BASELINE or --accept BASELINE")
     report = gate.check(run, against, choose(GateCard, [card], cards or ())[0], codec or ())
     gate_text.tell(report, junit, markdown)
     raise typer.Exit(report.exit_code)

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -184,10 +184,17 @@ def match(
     from hfdbench.pipeline import run as pipeline
     from hfdbench.pipeline.plan import Request
 
-    known = dict(
-        out=out, limit=limit, workers=workers, inception=inception, data_root=data_root, cards=tuple(cards or ())
+    request = Request(
+        codecs=tuple(choose(CodecCard, [codec], cards or ())),
+        datasets=(dataset,),
+        points=tuple(point or ()),
+        out=out,
+        limit=limit,
+        workers=workers,
+        inception=inception,
+        data_root=data_root,
+        cards=tuple(cards or ()),
     )
-    request = Request(tuple(choose(CodecCard, [codec], cards or ())), (dataset,), points=tuple(point or ()), **known)
     with Bar() as progress:
         matched = matching.match(request, to, progress, tolerance)
         print(f"{matched.card}", file=sys.stderr)
@@ -217,14 +224,22 @@ def files(weights: list[str] | None) -> tuple[tuple[str, Path], ...]:
     return tuple((name, Path(path)) for name, _, path in pairs)
 
 
-def stored_requests(out: Path, codecs, datasets, cards, workers, inception, data_root) -> "list[Request]":
+def stored_requests(
+    out: Path,
+    codecs: list[str],
+    datasets: list[str],
+    cards: list[Path],
+    workers: int,
+    inception: Path | None,
+    data_root: Path | None,
+) -> "list[Request]":
     """The requests that made the stored points, one per limit, seed and device."""
     from hfdbench.cards.find import choose, find_cards
     from hfdbench.cards.schema import CodecCard
     from hfdbench.pipeline.plan import Request
     from hfdbench.results.stored import Results
 
-    points = Results(out).points()
+    points: Any = Results(out).points()
     known = points["codec"].isin(find_cards(CodecCard, cards))
     if not known.all():  # of claims' variants, say, or of cards in another folder
         unknown = ", ".join(sorted(set(points.loc[~known, "codec"])))

@@ -1,7 +1,7 @@
 """What commands print: progress and notes on stderr, results on stdout."""
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -19,13 +19,14 @@ def filtered(points: "pd.DataFrame", codecs: list[str] | None, datasets: list[st
     """Rows of these codecs and datasets. Raises UsageError for one that has no rows."""
     from hfdbench.errors import unknown
 
+    kept: Any = points
     for column, names in (("codec", codecs), ("dataset", datasets)):
         for name in names or ():
-            if name not in set(points[column]):
-                raise unknown(f"result of {column}", name, set(points[column]))
+            if name not in set(kept[column]):
+                raise unknown(f"result of {column}", name, set(kept[column]))
         if names:
-            points = points[points[column].isin(names)]
-    return points
+            kept = kept[kept[column].isin(names)]
+    return kept
 
 
 def chosen(device: Device) -> str:
