@@ -147,7 +147,9 @@ def audit(
             if cell[column] not in ("", "-", "nan", "NaN")
         ]
     points = published.checked(pd.DataFrame(rows, columns=list(published.COLUMNS)), path)
-    conflicts += _incomparable(points, dataset, protocol, known) + _differing(points, known)
+    incomparable, comparable = _compared(points, dataset, protocol, known)
+    found += comparable
+    conflicts += incomparable + _differing(points, known)
     return Audit(points, tuple(found), tuple(conflicts))
 
 
@@ -237,9 +239,11 @@ def _protocol(column: str, protocol: Protocol) -> str:
     return METRICS[column].published or "mean"
 
 
-def _incomparable(points: pd.DataFrame, dataset: DatasetCard, protocol: Protocol, known: pd.DataFrame) -> list[str]:
-    """What may not be compared with what, by its protocol."""
-    conflicts = []
+def _compared(
+    points: pd.DataFrame, dataset: DatasetCard, protocol: Protocol, known: pd.DataFrame
+) -> tuple[list[str], list[str]]:
+    """What may not be compared with what, by its protocol; and what may though hfdbench measures in another way."""
+    conflicts, comparable = [], []
     for (metric, own), _ in points.groupby(["metric", "protocol"]):
         of_metric = known[(known["metric"] == metric) & (known["dataset"] == dataset.id)]
         here = {"fid256", "whole"} if _of_patches(metric) else {METRICS[metric].published}
@@ -255,12 +259,12 @@ def _incomparable(points: pd.DataFrame, dataset: DatasetCard, protocol: Protocol
         if own not in here:
             conflicts.append(f"{name} by {_words(metric, own)} is not comparable with what hfdbench measures")
             if with_:
-                conflicts.append(f"{name} is comparable with {with_}, taken the same way")
+                comparable.append(f"{name} is comparable with {with_}, taken the same way")
     if protocol.rate != "coded":
         conflicts.append(f"{RATES[protocol.rate]}: not comparable with rates of streams; kept as a note on every point")
     for metric in sorted(set(points["metric"])):
         conflicts += filter(None, [small_sample_note(metric, dataset.patches)])
-    return conflicts
+    return conflicts, comparable
 
 
 def _of_patches(metric: str) -> bool:

@@ -52,7 +52,7 @@ def test_another_resize_rule_is_named_with_those_that_share_it(table, known):
     assert (
         "FID by fid256, pytorch-fid's resize: half-pixel bilinear is not comparable with what hfdbench measures" in text
     )
-    assert "FID is comparable with CRDR, DC-VIC, taken the same way" in text and "HFD" in text
+    assert "FID is comparable with CRDR, DC-VIC, taken the same way" in result.found and "HFD" in text
     assert "LPIPS by vgg is not comparable with" in text and "rate estimated, not coded" in text
     assert set(result.points["note"]) == {"rate estimated, not coded"}
 

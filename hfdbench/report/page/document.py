@@ -1,0 +1,165 @@
+"""What the page says in numbers and words: its JSON document, from stored trials and cards; no pictures.
+
+Conventions: numbers of images are rounded to six digits; what a point lacks is null or left out, never NaN.
+"""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from hfdbench.analysis import intervals as uncertainty
+from hfdbench.analysis.curves import IDENTITIES, stored_intervals
+from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard
+from hfdbench.datasets.dataset import open_dataset
+from hfdbench.datasets.ids import parse_id
+from hfdbench.errors import UsageError
+from hfdbench.metrics.registry import METRICS
+from hfdbench.progress import Progress
+from hfdbench.report.style import Ink
+from hfdbench.results.columns import POINT_COLUMNS as POINTS_COLUMNS
+from hfdbench.results.stored import Results, StoredTrial
+
+SYMBOLS = {  # Matplotlib's marker -> plotly's symbol
+    **{"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "<": "triangle-left"},
+    **{"P": "cross", "X": "x", "*": "star", "p": "pentagon", "h": "hexagon", "d": "diamond-tall"},
+}
+CROP_COLUMNS = ("bpp", "psnr_db", "ms_ssim", "encode_s", "decode_s")
+ENVIRONMENT = ("versions", "commit", "device", "cpu", "threads", "workers", "started_utc")
+
+
+def dataset_id(spec: str) -> str:
+    """Id of a dataset by its id or `folder:PATH`."""
+    return open_dataset(spec).id if spec.startswith("folder:") else spec
+
+
+def chosen_trials(results: Results, only_codecs: Sequence[str], only_datasets: Sequence[str]) -> list[StoredTrial]:
+    """Stored trials, sorted; of trials that differ in nothing but their key the newest."""
+    found = []
+    for trial in results.newest():
+        row = trial.row
+        names = {row["dataset"], parse_id(row["dataset"]).base}
+        if (not only_codecs or row["codec"] in only_codecs) and (not only_datasets or names & set(only_datasets)):
+            found.append(trial)
+    if not found:
+        results.points()  # refuses a folder without any
+        raise UsageError(f"{results.folder.root}: no stored point fits; hfdbench show lists what is there")
+    return sorted(found, key=lambda t: (t.row["dataset"], t.row["codec"], t.row["bpp"] or 0, t.row["seed"]))
+
+
+def dataset_section(name: str, trials: list[StoredTrial], card: DatasetCard | None) -> dict:
+    """A dataset: its images, and its points with the numbers of each image."""
+    crops = {trial.name: trial.read_images().to_pylist() for trial in trials}
+    widest = max(crops.values(), key=len)
+    found = parse_id(name)
+    title = found.title(card.title if card and card.title else found.base)
+    points = []
+    for trial in trials:
+        by_image = {crop["image"]: crop for crop in crops[trial.name] if crop["status"] == "ok"}
+        rows = [by_image.get(crop["image"], {}) for crop in widest]
+        points.append(
+            {
+                "name": trial.name,
+                **{k: trial.row[k] for k in ("codec", "point", "status", "note", "seed", "device")},
+                **{k: trial.row[k] for k in ("fid_label", "fid_protocol")},
+                "ids": {k: trial.row.get(k) for k in set(IDENTITIES.values())},
+                "values": {k: value for k, value in trial.row.items() if _is_number(value) and k != "seed"},
+                "intervals": {},
+                "crops": {column: [rounded(row.get(column)) for row in rows] for column in CROP_COLUMNS},
+                "failed": [f"{crop['name']}: {crop['error']}" for crop in crops[trial.name] if crop["status"] != "ok"],
+                "pictures": False,
+                "reason": "",
+                "differs": 0,
+                "pull": None,
+                "options": _options(trial.metadata),
+                "keys": {k: trial.metadata.get(k) for k in ("dataset_sha256", "stream_key", "trial_key", "inception")},
+            }
+        )
+    return {
+        "id": name,
+        "title": title,
+        "licence": card.licence if card else "",
+        "note": card.note if card else "",
+        "images": [{k: crop[k] for k in ("name", "width", "height")} for crop in widest],
+        "points": points,
+        "pictures": 0,
+        "loss_db": None,
+        "no_pictures": "",
+        "patches": None,
+        "ranked": "fid" if any(trial.row["fid"] is not None for trial in trials) else "fd_mini",
+    }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def rounded(value: object) -> float | None:
+    return float(f"{value:.6g}") if _is_number(value) else None
+
+
+def _options(metadata: dict) -> dict:
+    point = next(p for p in metadata["card"]["points"] if p["id"] == metadata["point"])
+    return {"options": point["options"], "weights": {w["file"]: w["sha256"] for w in point["weights"]}}
+
+
+def environments(sections: list[dict], trials: list[StoredTrial]) -> list[dict]:
+    """Environments of the runs, each once; every point is given the number of its own."""
+    found: list[dict] = []
+    for point, trial in zip((p for s in sections for p in s["points"]), trials, strict=True):
+        environment = {name: trial.metadata.get(name) for name in ENVIRONMENT}
+        if environment not in found:
+            found.append(environment)
+        point["environment"] = found.index(environment)
+    return found
+
+
+def codec_entry(codec: str, ink: Ink, card: CodecCard | None, table: pd.DataFrame) -> dict:
+    titles = table.loc[table["codec"] == codec, "title"]
+    dash = "solid" if ink.style.dash == "solid" else ",".join(f"{4 * part:g}px" for part in ink.style.dash[1])
+    return {
+        "title": titles.iloc[0] or codec,
+        "kind": table.loc[table["codec"] == codec, "kind"].iloc[0],
+        "colour": ink.colour,
+        "symbol": SYMBOLS[ink.marker],
+        "dash": dash,
+        "width": ink.style.width,
+        "settings": card.settings if card else "",
+        "paper": card.paper if card else "",
+    }
+
+
+def figure_entry(card: FigureCard) -> dict:
+    return {name: getattr(card, name) for name in ("id", "title", "x", "y", "x_log", "y_log", "dataset", "note")}
+
+
+def metric_entries(table: pd.DataFrame) -> dict:
+    """Every numeric column: what it is, how its axis is titled, what it is checked against."""
+    described = {column.name: column for column in POINTS_COLUMNS}
+    columns = [c for c in table.columns if c != "seed" and table[c].map(_is_number).any()]
+    document = {}
+    for column in columns:
+        own = METRICS.get(column)
+        document[column] = {
+            "title": own.title if own else column,
+            "name": own.name if own else column,
+            "direction": own.direction if own else None,
+            "reference": own.reference if own else None,
+            "year": own.year if own else None,
+            "module": own.module.removeprefix("hfdbench.") if own else None,
+            "top": own.range[1] if own and own.direction == "higher" else None,
+            "unit": described[column].unit if column in described else "",
+            "meaning": described[column].meaning.replace("`", "") if column in described else "",
+        }
+    return document
+
+
+def add_intervals(results: Results, trials: list[StoredTrial], section: dict, slow: bool, progress: Progress) -> None:
+    """95 % intervals of every value that has them; slow: those that take minutes too."""
+    rows = pd.DataFrame([trial.row for trial in trials])
+    look_up = stored_intervals(results, slow)
+    for column in uncertainty.COLUMNS:
+        for point, (low, high) in zip(section["points"], look_up(rows, column).itertuples(index=False), strict=True):
+            if math.isfinite(low) and math.isfinite(high):
+                point["intervals"][column] = [rounded(low), rounded(high)]
+        progress.advance()
