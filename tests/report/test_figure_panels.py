@@ -17,7 +17,8 @@ from hfdbench.cards.find import bundled_root
 from hfdbench.cards.schema import CodecCard, FigureCard, read_card
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.report import figures, fonts
-from hfdbench.report.style import QUIET, focused, inks
+from hfdbench.report.page.document import SYMBOLS
+from hfdbench.report.style import QUIET, STYLES, focused, inks
 
 SVG = figures.Options(formats=["svg"])
 POINTS = {  # (point, bpp, bytes, psnr_db, fid, kid)
@@ -124,6 +125,10 @@ def test_arrows_lead_from_a_base_to_its_decoders_at_matched_rates(tmp_path):
     assert "arrow-classic" not in content and "all at 0.2 bpp, within 5 %" in caption.read_text(encoding="utf-8")
     with pytest.raises(Unavailable, match="no measured codec decodes another's streams"):
         figures.draw(table(), card("realism-at-rate"), tmp_path, SVG)
+
+
+def test_every_marker_has_its_symbol_on_the_page():
+    assert {marker for style in STYLES.values() for marker in style.markers} <= set(SYMBOLS)
 
 
 def test_pixels_of_others_are_hollow():

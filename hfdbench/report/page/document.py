@@ -22,7 +22,7 @@ from hfdbench.results.stored import Results, StoredTrial
 
 SYMBOLS = {  # Matplotlib's marker -> plotly's symbol
     **{"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "<": "triangle-left"},
-    **{"P": "cross", "X": "x", "*": "star", "p": "pentagon", "h": "hexagon", "d": "diamond-tall"},
+    **{"P": "cross", "X": "x", "*": "star", "p": "pentagon", "h": "hexagon", "d": "diamond-tall", "8": "octagon"},
 }
 CROP_COLUMNS = ("bpp", "psnr_db", "ms_ssim", "encode_s", "decode_s")
 ENVIRONMENT = ("versions", "commit", "device", "cpu", "threads", "workers", "started_utc")
