@@ -45,7 +45,8 @@ def _entry_point_roots() -> tuple[Path, ...]:
     for entry in entry_points(group="hfdbench.cards"):
         try:
             place: Any = entry.load()
-            roots.append(Path(place() if callable(place) else place))
+            found: Any = place() if callable(place) else place
+            roots.append(Path(found))
         except Exception as error:  # an installed package may fail in any way; the other cards are still good
             log.warning(
                 'cards of entry point "%s" of %s are left out: %s; fix or uninstall that package',

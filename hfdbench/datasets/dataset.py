@@ -127,7 +127,7 @@ def cropped(image: np.ndarray, crop: str, name: str) -> np.ndarray:
 
 def place(card: DatasetCard, data_root: Path) -> Path:
     """Folder of a card's pictures. Raises Unavailable, with the line that fetches them, when it is not there."""
-    folder = data_root / card.folder
+    folder = data_root / (card.folder or "")
     if not folder.is_dir():
         hint = f"hfdbench fetch {card.id}" if card.sources else f"put its pictures into {folder}"
         raise Unavailable(f"dataset {card.id} is not on this machine ({folder})", hint)
@@ -154,7 +154,7 @@ def members(card: DatasetCard, folder: Path) -> list[Path]:
 
 def listed_names(card: DatasetCard) -> list[str]:
     """Names of a card's list, in order; each is a file name with or without its suffix. Raises UsageError."""
-    path = card.source.parent / card.names
+    path = card.source.parent / (card.names or "")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -162,7 +162,7 @@ def listed_names(card: DatasetCard) -> list[str]:
     found = hashlib.sha256(content).hexdigest()
     if found != card.names_sha256:
         raise UsageError(
-            f'{card.source}: key "names": sha256 of {card.names} differs (expected {card.names_sha256[:12]}…, '
+            f'{card.source}: key "names": sha256 of {card.names} differs (expected {(card.names_sha256 or "")[:12]}…, '
             f"got {found[:12]}…); restore the list or fix the card"
         )
     names = content.decode().splitlines()
@@ -175,7 +175,7 @@ def listed_names(card: DatasetCard) -> list[str]:
 
 def packaged(card: DatasetCard) -> list[Path]:
     """The pictures that a card's Python function names."""
-    module_name, _, function_name = card.package.partition(":")
+    module_name, _, function_name = (card.package or "").partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -209,8 +209,9 @@ def _chosen(card: DatasetCard, folder: Path, present: Sequence[Path], hint: str)
                 f"dataset {card.id}: {record} was altered or is of other pictures; delete it, it is made anew"
             )
         return [by_name[name] for name in names]
-    names = choice(present, card.count)
-    if len(names) < card.count:
+    count = card.count or 0  # a pool has one
+    names = choice(present, count)
+    if len(names) < count:
         raise UsageError(f"dataset {card.id}: only {len(names):,} of {card.count:,} pictures are large enough; {hint}")
     body = "".join(f"{name}\n" for name in names)
     with suppress(UsageError):  # a read-only data root: the rule gives the same names next time

@@ -47,13 +47,13 @@ def fetch(
     if card.package:
         return Fetched(card.id, None, len(packaged(card)), fresh=False)
     root = places.data_root(data_root)
-    folder = root / card.folder
+    folder = root / (card.folder or "")
     if folder.is_dir() and any(folder.iterdir()):
         return Fetched(card.id, folder, len(members(card, folder)), fresh=False)
     if not card.sources:
         raise Unavailable(f"dataset {card.id} has no official address", f"put its pictures into {folder}")
     wanted = set(listed_names(card)) if card.names else None
-    work = root / ".fetch" / card.folder
+    work = root / ".fetch" / (card.folder or "")
     files = [work / f"{number:03d}-{file_name(source.url)}" for number, source in enumerate(card.sources)]
     _make_folder(work)
     _check_disk(card, files, root)
@@ -70,7 +70,7 @@ def fetch(
             else:
                 shutil.copyfile(file, new / file_name(source.url))
             _check_images(card, new, seen)
-        _check_count(card, new, wanted and len(wanted))
+        _check_count(card, new, len(wanted) if wanted else None)
         if folder.is_dir():
             folder.rmdir()  # an empty one would keep the rename from working
         new.rename(folder)

@@ -222,7 +222,7 @@ def _samples(image: Image.Image, stream: BinaryIO, header: Header) -> _Samples:
     if image.format == "JPEG2000" and header.bits < 8:
         low = np.asarray(image) >> (8 - header.bits)
         return _reduced(low, image.mode, header.bits)
-    if image.format in ("BMP", "DIB") and image.mode == "RGBA" and image.getextrema()[3] == (0, 0):
+    if image.format in ("BMP", "DIB") and image.mode == "RGBA" and not np.asarray(image.getchannel("A")).any():
         image = image.convert("RGB")
     return _split(image)
 

@@ -38,7 +38,7 @@ COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open
 @dataclass(frozen=True)
 class _Member:
     name: str
-    bytes: int
+    size_bytes: int
     is_file: bool
     is_folder: bool
     open: Callable[[], IO[bytes]]
@@ -74,7 +74,7 @@ def unpack(archive: Path, kind: Literal["zip", "tar"], folder: Path, wanted: Cal
         with ExitStack() as stack:
             members = list(_zip_members(archive, stack) if kind == "zip" else _tar_members(archive, stack))
             kept = _checked(members, archive, wanted)
-            need_bytes = sum(member.bytes for member in kept)
+            need_bytes = sum(member.size_bytes for member in kept)
             if need_bytes > shutil.disk_usage(folder).free:
                 raise UsageError(f"{folder}: {need_bytes / 1e9:.1f} GB do not fit on this disk; make room there")
             for member in kept:
@@ -155,7 +155,7 @@ class _Bounded:
 def _checked(members: list[_Member], archive: Path, wanted: Callable[[str], bool]) -> list[_Member]:
     kept, names, total_bytes = [], set(), 0
     for member in members:
-        total_bytes += member.bytes
+        total_bytes += member.size_bytes
         path = PurePosixPath(member.name)
         if path.is_absolute() or ".." in path.parts or re.search(r"[\\\x00-\x1f]|^[A-Za-z]:", member.name):
             raise _refused(archive, member.name, "it points outside")
@@ -163,8 +163,10 @@ def _checked(members: list[_Member], archive: Path, wanted: Callable[[str], bool
             continue
         if not member.is_file:
             raise _refused(archive, member.name, "it is a link, a device or encrypted")
-        if member.bytes > MOST_MEMBER_BYTES:
-            raise _refused(archive, member.name, f"it has {member.bytes:,} bytes, {MOST_MEMBER_BYTES:,} are the most")
+        if member.size_bytes > MOST_MEMBER_BYTES:
+            raise _refused(
+                archive, member.name, f"it has {member.size_bytes:,} bytes, {MOST_MEMBER_BYTES:,} are the most"
+            )
         if total_bytes > _most_bytes(archive):
             raise _grows(archive, member.name)
         if path.name.startswith(".") or "__MACOSX" in path.parts or not wanted(path.name):
@@ -177,7 +179,7 @@ def _checked(members: list[_Member], archive: Path, wanted: Callable[[str], bool
 
 
 def _write(stream: IO[bytes], target: Path, member: _Member, archive: Path) -> None:
-    left = member.bytes
+    left = member.size_bytes
     if target.exists():  # from another archive of the same set
         raise _refused(archive, member.name, "two pictures have this name")
     with open(target, "xb") as out:
