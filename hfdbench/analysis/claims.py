@@ -163,7 +163,7 @@ def variants(cards: dict[str, CodecCard]) -> list[CodecCard]:
 def from_stored(
     out: Path, dataset: str, limit: int | None, metric: str, data_root: Path | None, folders: Iterable[Path]
 ) -> list[Verdict]:
-    """`claims`, with the pictures of claim 8 where dataset and cards are at hand."""
+    """`claims`, with the pictures of claim 8 where dataset and cards are available."""
     cards = find_cards(CodecCard, folders)
     try:
         pictures = open_dataset(dataset, cards=folders, data_root=places.data_root(data_root), limit=limit)

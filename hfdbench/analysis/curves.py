@@ -20,7 +20,7 @@ from hfdbench.results import published as others
 from hfdbench.results.stored import Results
 
 PROTOCOLS = {"fid256": "256×256 patches of two grids", "whole": "whole pictures"}
-COSTS = ("bpp", "network_evaluations", "decode_s_per_mpx")  # nobody needs to be told that less is better
+COSTS = ("bpp", "network_evaluations", "decode_s_per_mpx")  # less is obviously better
 RULES = {"bpp": "rate: all bits / all pixels"}  # those that the axis title does not say
 IDENTITIES = {
     metric.column: metric.identity for metric in METRICS.values() if metric.identity

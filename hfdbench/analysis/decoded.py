@@ -47,7 +47,7 @@ class Pictures:
 def originals(
     dataset_id: str, sha256: str, data_root: Path | None, cards: Sequence[Path], folders: Iterable[str]
 ) -> Dataset:
-    """The measured dataset, whose pictures are at hand. Raises Unavailable when they are not, or are others.
+    """The measured dataset, whose pictures are available. Raises Unavailable when they are not, or are others.
 
     folders: "folder:PATH" of datasets that have no card.
     """

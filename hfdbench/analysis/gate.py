@@ -173,8 +173,8 @@ def check(run: Path, baseline: Path, card: GateCard, codecs: Iterable[str] = ())
         if not lost.any():
             changes += _compare_distances(old, new, card, allowed, aside)
     changes = _together(changes)
-    said = tuple(aside.failed), tuple(aside.refused), tuple(dict.fromkeys(aside.notes))
-    return GateReport(Path(baseline), card, tuple(changes), *said)
+    remarks = tuple(aside.failed), tuple(aside.refused), tuple(dict.fromkeys(aside.notes))
+    return GateReport(Path(baseline), card, tuple(changes), *remarks)
 
 
 def accept(run: Path, baseline: Path, codecs: Iterable[str] = ()) -> list[Path]:
@@ -294,7 +294,7 @@ def _newest(points: list[Measured], notes: list[str]) -> dict[tuple, Measured]:
 
 @dataclass(frozen=True)
 class _Aside:
-    """What is said beside the changes: failures, points that cannot be compared, notes."""
+    """What stands beside the changes: failures, points that cannot be compared, notes."""
 
     failed: list[tuple[str, str]]
     refused: list[str]

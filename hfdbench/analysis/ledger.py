@@ -84,7 +84,7 @@ def _bar(row, card: CodecCard, out: Path) -> Bar:
         parts = codec.ledger(stream)
         if sum(parts.values()) != len(stream):
             raise UsageError(
-                f"{card.id} {row.point}: ledger() accounts for {sum(parts.values())} of {len(stream)} bytes; mend the codec"
+                f"{card.id} {row.point}: ledger() accounts for {sum(parts.values())} of {len(stream)} bytes; fix the codec"
             )
         for part, count in parts.items():
             total[part] = total.get(part, 0) + count

@@ -4,10 +4,10 @@ Every check ends as pass, FAIL, skip (it does not apply, with the reason) or inf
 processes, here with a home folder of their own, too; encoders are dead and their folders gone before a decoder starts.
 
 Conventions
-    seed       0, unless said otherwise; images are uint8, H x W x 3.
+    seed       0, by default; images are uint8, H x W x 3.
     damage     A truncated, empty or foreign stream must raise StreamError: its length betrays it. A stream with one bit
                flipped may raise StreamError or decode to any picture, because no rule asks a codec to spend bits on a
-               checksum; another exception, a dead process or one that hangs fails, since streams come from strangers.
+               checksum; another exception, a dead process or one that hangs fails, since streams are untrusted.
     side file  Python's audit hooks name every file that is written outside the process's own folder and every younger
                one that is read. Writes of C libraries and of other programs are not seen; the bound sees their use.
     bound      A mosaic of n random values, normal with deviation s, holds n values whatever the size of its tiles. B bytes
@@ -136,7 +136,7 @@ class _Kit:
 
     def _usage(self, pool: Pool, card: CodecCard) -> dict:
         usage, _ = pool.ask(card, self.point, {"do": "usage"})
-        self.touched += [told for told in usage["touched"] if told not in self.touched]
+        self.touched += [path for path in usage["touched"] if path not in self.touched]
         return usage
 
     def _build(self, pool: Pool, card: CodecCard) -> None:
@@ -216,16 +216,16 @@ class _Kit:
     def grey(self) -> str:
         spread = np.ptp(self._picture("grey").astype(float), axis=2).mean()
         limit = TINT.get(self.card.kind, 25)
-        told = f"channels {spread:.2f} levels apart on average, {limit} allowed"
-        return told if spread <= limit else _broken(told)
+        found = f"channels {spread:.2f} levels apart on average, {limit} allowed"
+        return found if spread <= limit else _broken(found)
 
     def colour_drift(self) -> str:
-        told, fails = [], False
+        found, fails = [], False
         for name, title, limit in (("natural", "photograph", DRIFT), ("chart", "flat patches", CHART_DRIFT)):
             drift = self._picture(name).mean((0, 1)) - self.images[name].mean((0, 1))
-            told.append(f"{title} {', '.join(f'{x:+.2f}' for x in drift)} of {limit:g} levels")
+            found.append(f"{title} {', '.join(f'{x:+.2f}' for x in drift)} of {limit:g} levels")
             fails |= bool(np.abs(drift).max() > limit)
-        return _broken("; ".join(told)) if fails else "; ".join(told)
+        return _broken("; ".join(found)) if fails else "; ".join(found)
 
     # ---- what it repeats
 
@@ -329,8 +329,8 @@ class _Kit:
         mse, values = _mse(self._picture("mosaic"), self.images["mosaic"]), 3 * MOSAIC**2
         stream_bytes = len(self.streams["mosaic"])
         least = 0.8 * max(0.0, DEVIATION * 2 ** (-8 * stream_bytes / values) - 1) ** 2
-        told = f"{values} random values in {stream_bytes} bytes: mse {mse:.1f}, possible from {least:.1f} on"
-        return told if mse >= least else _broken(f"{told}; the decoder has the image from elsewhere")
+        found = f"{values} random values in {stream_bytes} bytes: mse {mse:.1f}, possible from {least:.1f} on"
+        return found if mse >= least else _broken(f"{found}; the decoder has the image from elsewhere")
 
     def rate(self) -> str:
         sizes = {
@@ -347,8 +347,8 @@ class _Kit:
             if isinstance(answer, CodecFailed) and "--timeout-s" in answer.message:
                 raise Inapplicable(f"{pixels}: {answer.message}")
         self._picture("large")
-        told = f"{pixels} decoded with a peak of {self.peak_bytes / 2**30:.2f} GiB, {self.memory_gib:g} allowed"
-        return told if self.peak_bytes <= self.memory_gib * 2**30 else _broken(told)
+        found = f"{pixels} decoded with a peak of {self.peak_bytes / 2**30:.2f} GiB, {self.memory_gib:g} allowed"
+        return found if self.peak_bytes <= self.memory_gib * 2**30 else _broken(found)
 
 
 def _broken(reason: str) -> str:

@@ -1,4 +1,4 @@
-"""What works on this machine, and the exact line that mends what does not."""
+"""What works on this machine, and the command that provides what does not."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ class Finding:
 def summary(findings: Sequence[Finding]) -> str:
     """One line for somebody who has just installed hfdbench."""
     broken = [finding.what for finding in findings if finding.broken]
-    told = f"{sum(finding.works for finding in findings)} of {len(findings)} are ready; "
+    text = f"{sum(finding.works for finding in findings)} of {len(findings)} are ready; "
     if broken:
-        return told + f"broken: {', '.join(broken)}"
-    return told + "the rest is optional, and the line below each says how to get it"
+        return text + f"broken: {', '.join(broken)}"
+    return text + "the rest is optional, and the line below each says how to get it"
 
 
 def examine(inception: Path | None, data_root: Path | None, cards: Iterable[Path]) -> Iterator[Finding]:

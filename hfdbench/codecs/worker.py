@@ -55,7 +55,7 @@ def main() -> None:
     """Enter the sandbox and answer requests until there are no more."""
     try:
         policy = Policy.from_json(read_first_frame(0))
-    except EOFError:  # the run has ended before it said what to do
+    except EOFError:  # the run has ended before it sent a request
         shutil.rmtree(os.environ["HFDBENCH_WORKER"], ignore_errors=True)
         return
     enter(policy, int(sys.argv.pop()))

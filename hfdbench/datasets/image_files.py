@@ -2,7 +2,7 @@
 
 This happens once, on reading; no codec, no metric and no training ever sees anything else. The rules, in order:
 
-    kinds       PNG, JPEG, WebP, TIFF, BMP, AVIF, JPEG 2000 and PNM, told by content and not by suffix. Of several frames or
+    kinds       PNG, JPEG, WebP, TIFF, BMP, AVIF, JPEG 2000 and PNM, recognised by content, not by suffix. Of several frames or
                 pages the first is read.
     limits      at most 134,217,728 pixels (a bomb otherwise); both sides at least 16 pixels.
     depth       v / (2^bits - 1) * 255, rounded to nearest, for 1 to 16 bits, grey and colour. Pillow alone drops the low byte of

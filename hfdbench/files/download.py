@@ -196,7 +196,7 @@ def _attempt(source: Remote, part: Path, bar: Any, patience: Patience, end: floa
         if "unknown url type" in str(error.reason):
             raise Unavailable(f"{source.url}: redirected to something that is not http", "fix the card") from None
         raise _Broken(f"no connection: {error.reason}") from None
-    except (http.client.HTTPException, OSError) as error:  # TLS and sockets; a full disk is told apart in _save
+    except (http.client.HTTPException, OSError) as error:  # TLS and sockets; a full disk is handled in _save
         raise _Broken(f"the connection broke: {error or type(error).__name__}") from None
 
 

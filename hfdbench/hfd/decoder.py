@@ -178,8 +178,8 @@ class Decoder(nn.Module):
             level = log_snr.float().to(device)[None]
             # A CPU's kernels are chosen by the size of the batch, too, and round differently: there one window at a time.
             many = 1 if device.type == "cpu" else len(windows)
-            said = [None] * len(windows) if seen is None else seen.split(many)
-            parts = zip(z.split(many), view.split(many), said, strict=False)
+            latents_of = [None] * len(windows) if seen is None else seen.split(many)
+            parts = zip(z.split(many), view.split(many), latents_of, strict=False)
             v = torch.cat([self(noisy, below, level, rates, y) for noisy, below, y in parts])
             r = alpha * z - sigma * v
             r = recolour(whitening, (view + recolour(root, r)).clamp(0, 1) - view)  # keep r where images can be

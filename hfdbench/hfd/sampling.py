@@ -56,7 +56,7 @@ def ancestral(denoise: Denoise, start: Tensor, log_snrs: Tensor, noise: Noise, g
     std = upper^gamma * lower^(1-gamma), between the forward process (upper) and its posterior (lower). What the next level's
     sigma asks for beyond it is the noise just estimated (Song, Meng, Ermon 2021, arXiv:2010.02502, eq. 12): at gamma 0 this is
     DDPM's sampler; at gamma 1 and few steps the fresh noise exceeds sigma, which leaves some grain. The log-linear form is
-    ours (the paper studies gamma; its definition was not at hand).
+    ours (the paper studies gamma; its definition was not available).
     """
     z = start
     for step, (now, then) in enumerate(itertools.pairwise(log_snrs), 1):

@@ -4,7 +4,7 @@
 A picture is divided into square cells. Every cell is sampled inside a window that reaches `overlap` pixels over its borders;
 cells of a group are independent of one another and may share a batch, and later groups see the finished pixels of earlier ones in
 their windows (out-painting). HFD samples groups of patches in parallel (arXiv:2305.18231 as reviewed; size, overlap and order were
-not at hand and are ours).
+not available and are ours).
 
 Conventions: boxes are (top, bottom, left, right) in pixels, ends excluded.
 """

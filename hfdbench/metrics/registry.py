@@ -735,7 +735,7 @@ def resolve(reference: str) -> Any:
 
 
 def small_sample_note(column: str, patches: int | None) -> str:
-    """What must be said of a Fréchet distance over few patches, or "" where there is nothing to say.
+    """The warning that a Fréchet distance over few patches needs, or "" where it needs none.
 
     With no more patches than dimensions the covariances are singular, and the distance is far above its value at many
     patches. Pairs of original and decoded patches then make it reward fidelity rather than realism.

@@ -99,7 +99,7 @@ def setting(card: CodecCard) -> str:
             "number alone"
         )
     if any("{level}" in word for word in card.points[0].options.get("decode", ())):
-        raise UsageError(f"{card.source}: its decoder needs to be told the level; such codecs cannot be matched")
+        raise UsageError(f"{card.source}: its decoder takes the level as an option; such codecs cannot be matched")
     return varied[0]
 
 

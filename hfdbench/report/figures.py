@@ -226,10 +226,10 @@ def _printable(
     panels: list[FigureData | LedgerData], warnings: list[str]
 ) -> tuple[list[FigureData | LedgerData], dict[str, object]]:
     """The panels in characters that fonts have, and the settings that find these fonts."""
-    said: list[str] = []
+    written: list[str] = []
     for data in panels:
-        said += [data.dataset_title, *_titles(data)]
-    families, missing = fonts.families(map(text.plain, said))
+        written += [data.dataset_title, *_titles(data)]
+    families, missing = fonts.families(map(text.plain, written))
     if missing:
         warnings.append(
             f'no installed font has "{missing}": ids stand in for the titles that need it; install one, such as Noto Sans CJK'

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.isotonic import isotonic_regression
 
 Box = tuple[float, float, float, float]
-SIDES = ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1))  # of a mark, the dearest last
+SIDES = ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1))  # of a mark, the best first
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -197,8 +197,8 @@ def _completed(
     if not stated.rate:
         missing.append(f"--rate ({', '.join(RATES)}): whether streams were written and counted")
     if missing:
-        told = f" Found: {'; '.join(found)}." if found else ""
-        raise UsageError(f"{path}: how it was measured is not stated: give {'; '.join(missing)}.{told}")
+        found_in_files = f" Found: {'; '.join(found)}." if found else ""
+        raise UsageError(f"{path}: how it was measured is not stated: give {'; '.join(missing)}.{found_in_files}")
     return Protocol(resize, stated.patches, network, stated.rate), found
 
 

@@ -35,8 +35,8 @@ class Discriminator(nn.Module):
     def forward(self, image: Tensor, latents: Tensor) -> Tensor:
         """Logits, N x 1 x H/8 x W/8, or one row and column less."""
         if self.see is not None:
-            said = F.interpolate(F.leaky_relu(self.see(latents), 0.2), size=image.shape[2:], mode="nearest")
-            image = torch.cat([image, said], 1)
+            seen = F.interpolate(F.leaky_relu(self.see(latents), 0.2), size=image.shape[2:], mode="nearest")
+            image = torch.cat([image, seen], 1)
         return self.judge(2 * image - 1).float()
 
 

@@ -5,7 +5,7 @@
 | --- | --- | --- |
 | hfd | v of the diffused residual | squared error of v; times uniform on the cosine schedule (Hoogeboom et al. 2023) |
 | hfd-rf | the same v, read as the straight path's velocity | squared error of r - e; times uniform on that path (Liu et al. 2022) |
-| hfd-plus | v, latents seen | hfd's, and the squared error of v's fine detail; ours: the paper's HFD+ was not at hand |
+| hfd-plus | v, latents seen | hfd's, and the squared error of v's fine detail; ours: the paper's HFD+ was not available |
 | dirac | v, read as the residual | squared error of r (Ghouse et al. 2023, "DIRAC") |
 | hific | the residual, in one evaluation | squared error, perceptual, GAN on latents (Mentzer et al. 2020, arXiv:2006.09965) |
 | po-elic | the residual, in one evaluation | Charbonnier, perceptual, style, hinge PatchGAN (He et al. 2022, "PO-ELIC") |

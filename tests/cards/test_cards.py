@@ -76,7 +76,7 @@ def test_points_receive_the_shared_options_and_their_own_win(folder):
         ('options = { chroma = "4:4:4", quality = 1 }', "options = 1", r'key "options": Input should be a valid dict'),
     ],
 )
-def test_bad_card_names_file_key_cause_and_cure(old, new, says, folder):
+def test_bad_card_names_file_key_cause_and_hint(old, new, says, folder):
     assert old in GOOD
     path = write(folder, GOOD.replace(old, new))
     with pytest.raises(UsageError, match=says) as caught:

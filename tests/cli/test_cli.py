@@ -156,7 +156,7 @@ def test_bad_requests_say_what_is_wrong_and_exit_with_2(hfdbench, arguments, sai
     assert "Traceback" not in err
 
 
-def test_a_broken_card_names_file_key_and_cure(hfdbench, tmp_path):
+def test_a_broken_card_names_file_key_and_hint(hfdbench, tmp_path):
     (tmp_path / "mine" / "codecs").mkdir(parents=True)
     card = tmp_path / "mine" / "codecs" / "mine.toml"
     card.write_text('id = "mine"\nkind = "clasical"\nadapter = "a:B"\n[[points]]\nid = "q1"\n')

@@ -76,13 +76,13 @@ def test_program_runs_in_a_folder_that_is_gone_afterwards(program, image):
     assert folder != os.getcwd() and not os.path.exists(folder)
 
 
-def test_missing_program_names_itself_and_the_cure(zlib_pair):
+def test_missing_program_names_itself_and_the_hint(zlib_pair):
     for side in ("encode", "decode"):
         with pytest.raises(Unavailable, match='"no-such-coder" is not here; get it there'):
             Command(**{**zlib_pair, side: ["no-such-coder", "{input}"]}, hint="get it there")
 
 
-def test_missing_variable_names_itself_and_the_cure(zlib_pair, monkeypatch):
+def test_missing_variable_names_itself_and_the_hint(zlib_pair, monkeypatch):
     monkeypatch.delenv("HFDBENCH_TEST_WORD", raising=False)
     zlib_pair["encode"].append("{env:HFDBENCH_TEST_WORD}")
     with pytest.raises(Unavailable, match="HFDBENCH_TEST_WORD is not set; set it"):

@@ -96,7 +96,7 @@ def test_checksum_is_crc32_of_all_before(codec, image):
     assert stream[:7] == b"cz\x01\x00\x01" + bytes([70, 50])  # magic, version, model, quality, height, width
 
 
-def test_missing_weights_are_said_quickly_with_the_cure(weights, monkeypatch, tmp_path):
+def test_missing_weights_are_said_quickly_with_the_hint(weights, monkeypatch, tmp_path):
     """Weights that are neither in the folder nor in torch.hub's cache, and a server that nobody answers at."""
     from compressai.zoo import image as zoo
 

@@ -37,7 +37,7 @@ def pytest_generate_tests(metafunc):
 def test_available(any_card):
     found = available(any_card)
     if isinstance(found, Unavailable):
-        assert found.hint, f"{any_card} is not available and no line says how to mend it"
+        assert found.hint, f"{any_card} is not available and no line says how to get it"
         pytest.skip(f"{any_card}: {found}")
     assert callable(found.encode) and callable(found.decode)
 

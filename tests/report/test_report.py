@@ -154,7 +154,7 @@ def test_a_card_with_a_wrong_value_is_refused(line, tmp_path):
         read_card(path, FigureCard)
 
 
-def test_without_fid_the_cure_is_named_and_the_other_figures_are_drawn(tmp_path):
+def test_without_fid_the_hint_is_named_and_the_other_figures_are_drawn(tmp_path):
     points = table().assign(fid=None, kid=None, fid_id=None, fid_label=None, fid_patches=None, fid_protocol=None)
     with pytest.raises(Unavailable, match="hfdbench score --inception PATH"):
         figures.draw(points, card(), tmp_path)
@@ -430,7 +430,7 @@ def test_a_ledger_that_does_not_add_up_or_has_no_streams_is_refused(ledgered, tm
     (tmp_path / "streams" / f"parts-q1-kodak-{10:016x}.parquet").rename(
         tmp_path / "streams" / f"parts-bad-kodak-{10:016x}.parquet"
     )
-    with pytest.raises(UsageError, match=r"parts bad: ledger\(\) accounts for 19 of 20 bytes; mend the codec"):
+    with pytest.raises(UsageError, match=r"parts bad: ledger\(\) accounts for 19 of 20 bytes; fix the codec"):
         ledger_data(points.replace("q1", "bad"), card("ledger"), "kodak", "Kodak", options.known, tmp_path)
     data = ledger_data(points, card("ledger"), "kodak", "Kodak", options.known, tmp_path)
     assert [bar.point for bar in data.bars] == ["q2"] and data.notes == ("parts q1: its streams are not stored",)

@@ -163,7 +163,7 @@ def test_points_of_the_user_are_read_beside_the_bundled_ones(name, tmp_path):
         ({"sauce": "x"}, 'no column "sauce"; did you mean "source"'),
     ],
 )
-def test_a_wrong_point_is_refused_with_file_row_and_cure(change, message, tmp_path):
+def test_a_wrong_point_is_refused_with_file_row_and_hint(change, message, tmp_path):
     path = write(tmp_path, change)
     with pytest.raises(UsageError, match=message) as error:
         published.read(tmp_path)

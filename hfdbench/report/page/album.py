@@ -56,7 +56,7 @@ class Album:
         self.notes: list[str] = []
 
     def add(self, index: int, section: dict, trials: list[StoredTrial], room: float) -> int:
-        """Embed pictures of a dataset while there is room; the bytes they take. Every point is told what became of it."""
+        """Embed pictures of a dataset while there is room; the bytes they take. Every point records what became of it."""
         name, count = section["id"], min(self._choice.images, len(section["images"]))
         try:
             dataset = pictures.originals(name, trials[0].metadata["dataset_sha256"], **self._place)
@@ -67,7 +67,7 @@ class Album:
                 )
         except Unavailable as error:
             section["no_pictures"] = (
-                "they were not at hand, or had no room, when it was made"  # the error may name folders
+                "they were not available, or had no room, when it was made"  # the error may name folders
             )
             self.notes.append(f"{name}: no pictures: {error}")
             return 0

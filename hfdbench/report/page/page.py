@@ -40,7 +40,7 @@ from hfdbench.report.tables import POINT_COLUMNS
 from hfdbench.report.text import to_json
 from hfdbench.results.stored import Results
 
-SPARE = 150  # bytes a point is told after the pictures were chosen
+SPARE = 150  # bytes that a point takes after the pictures were chosen
 TEMPLATE = Path(__file__).parent / "template"
 
 
