@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Tests run side by side, a process for each core (pytest-xdist): each of them keeps to one thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 
