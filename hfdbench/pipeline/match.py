@@ -7,13 +7,13 @@ measured like any: `hfdbench run --cards out/matched`. The bytes of every encode
 out/cache/bytes-<stream key>.jsonl; those of stored streams are read from there.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
 
 from hfdbench.cards.schema import CodecCard, Point
 from hfdbench.codecs.identity import identity, stream_key
@@ -249,31 +249,19 @@ def _write(out: Path, card: CodecCard, other: str, dataset: str, solved: list[So
     name = f"{card.id}-as-{other}-{dataset}".replace("@", ".").lower()
     mixed = any(found.share for found in solved)
     how = "; ".join(f"{found.point}: {found.says} ({100 * found.gap:+.2f} %)" for found in solved)
-    lines = {
+    points = []
+    for found in solved:
+        options = {"adapter": card.adapter, "low": found.low, "high": found.high, "share": found.share}
+        points.append({"id": found.point, "options": options if mixed else found.low})
+    matched = {
         "id": name,
         "title": f"{card.title or card.id}, at the rates of {other}",
         "kind": card.kind,
         "adapter": "hfdbench.codecs.mixed:Mixed" if mixed else card.adapter,
         "paper": card.paper,
         "settings": f"{card.settings} Matched to the bytes of {other} on {dataset}: {how}.".strip(),
+        "points": points,
     }
-    text = "".join(f"{key} = {_toml(value)}\n" for key, value in lines.items())
-    for found in solved:
-        options = {"adapter": card.adapter, "low": found.low, "high": found.high, "share": found.share}
-        point = {"id": found.point, "options": options if mixed else found.low}
-        text += "\n[[points]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in point.items())
     path = ResultsFolder(out).matched_card(name)
-    write_text(path, text)
+    write_text(path, tomli_w.dumps(matched))
     return path
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return (
-            "{ "
-            + ", ".join(f"{key if key.isidentifier() else _toml(key)} = {_toml(entry)}" for key, entry in value.items())
-            + " }"
-        )
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)  # a string, number or boolean of JSON is one of TOML
