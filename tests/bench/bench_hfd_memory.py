@@ -17,7 +17,8 @@ RUN = """
 import resource, sys
 import numpy as np, torch
 from hfdbench.codecs.hfd import HFD
-from hfdbench.cards import CodecCard, choose
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import CodecCard
 height, width = int(sys.argv[1]), int(sys.argv[2])
 torch.set_num_threads(1)
 (card,) = choose(CodecCard, ["hfd"])

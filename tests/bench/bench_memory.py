@@ -18,9 +18,10 @@ IMAGES = (24, 240)
 RUN = """
 import sys
 from pathlib import Path
-from hfdbench.cards import CodecCard, choose
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import CodecCard
 from hfdbench.pipeline.run import run
-from hfdbench.plan import Request
+from hfdbench.pipeline.plan import Request
 cards = tuple(choose(CodecCard, ["jpeg"]))
 request = Request(codecs=cards, datasets=(f"folder:{sys.argv[1]}",), points=("q25",), out=Path(sys.argv[2]),
                   inception=Path(sys.argv[3]))

@@ -19,14 +19,15 @@ BARE = """
 import sys, time
 from pathlib import Path
 import numpy as np, pandas, pyarrow.parquet, torch, pytorch_msssim, torch_fidelity.feature_extractor_inceptionv3
-from hfdbench.cards import CodecCard, choose
-from hfdbench.codec import load_codec
-from hfdbench.crops import patches
-from hfdbench.dataset import open_dataset
-from hfdbench.metrics import distortion
-from hfdbench.metrics.features import Inception, find_inception
-from hfdbench.metrics.frechet import Moments, frechet_distance
-from hfdbench.metrics.kid import kid
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import CodecCard
+from hfdbench.codecs.protocol import load_codec
+from hfdbench.metrics.distribution.patches import patches
+from hfdbench.datasets.dataset import open_dataset
+from hfdbench.metrics.image import pixel as distortion
+from hfdbench.metrics.networks.inception import Inception, find_inception
+from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
+from hfdbench.metrics.distribution.kid import kid
 root, points = Path(sys.argv[1]), sys.argv[2].split(",")
 start = time.perf_counter()
 (card,) = choose(CodecCard, ["jpeg"])
@@ -51,9 +52,10 @@ RUN = """
 import sys, time
 from pathlib import Path
 import numpy as np, pandas, pyarrow.parquet, torch, pytorch_msssim, torch_fidelity.feature_extractor_inceptionv3
-from hfdbench.cards import CodecCard, choose
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import CodecCard
 from hfdbench.pipeline.run import run
-from hfdbench.plan import Request
+from hfdbench.pipeline.plan import Request
 root, points, out = Path(sys.argv[1]), sys.argv[2].split(","), Path(sys.argv[3])
 start = time.perf_counter()
 cards = tuple(choose(CodecCard, ["jpeg"]))
