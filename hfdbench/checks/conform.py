@@ -111,7 +111,7 @@ class _Kit:
         self.decoded: dict[str, np.ndarray | CodecFailed] = {}  # in a clean process
         self.once_more: dict[str, np.ndarray | CodecFailed] = {}  # in another one, in another order
         self.touched: list[str] = []
-        self.peak_bytes: int | None = None
+        self.peak_bytes = 0
         self.pool = self._pool("decoder")
 
     def _pool(self, role: str) -> Pool:
@@ -191,13 +191,13 @@ class _Kit:
 
     def one_pixel(self) -> str:
         self._shape("1x1")
-        return f"{len(self.streams['1x1'])} bytes"
+        return f"{len(self._stream('1x1'))} bytes"
 
     def odd_sizes(self) -> str:
         names = [f"{height}x{width}" for height, width in ODD]
         for name in names:
             self._shape(name)
-        return ", ".join(f"{name} in {len(self.streams[name])} bytes" for name in names)
+        return ", ".join(f"{name} in {len(self._stream(name))} bytes" for name in names)
 
     def _shape(self, name: str) -> None:
         stream = self.streams[name]
@@ -208,10 +208,17 @@ class _Kit:
             raise Broken(f"{name} (height x width) decodes to {decoded.shape[0]}x{decoded.shape[1]}")
 
     def _picture(self, name: str) -> np.ndarray:
-        for what, answer in (("encode", self.streams[name]), ("decode", self.decoded[name])):
-            if isinstance(answer, CodecFailed):
-                raise Broken(f"{what} of {name}: {answer}")
-        return self.decoded[name]
+        self._stream(name)
+        picture = self.decoded[name]
+        if isinstance(picture, CodecFailed):
+            raise Broken(f"decode of {name}: {picture}")
+        return picture
+
+    def _stream(self, name: str) -> bytes:
+        stream = self.streams[name]
+        if isinstance(stream, CodecFailed):
+            raise Broken(f"encode of {name}: {stream}")
+        return stream
 
     def grey(self) -> str:
         spread = np.ptp(self._picture("grey").astype(float), axis=2).mean()
@@ -260,7 +267,7 @@ class _Kit:
             raise Inapplicable("has no decode_batch")
         names = ["natural", "other", "natural"]
         alone = [self._picture(name) for name in names]
-        streams = [self.streams[name] for name in names]
+        streams = [self._stream(name) for name in names]
         ask = {"do": "decode_batch", "seed": 0, "lengths": [len(stream) for stream in streams]}
         try:
             answer, body = self.pool.ask(self.card, self.point, ask, b"".join(streams))
@@ -275,7 +282,7 @@ class _Kit:
     # ---- what it withstands
 
     def truncated(self) -> str:
-        stream = self._stream()
+        stream = self._valid_stream()
         cut = [(f"the first {share:.0%}", stream[: int(len(stream) * share)]) for share in CUTS]
         cut.append(("all but one byte", stream[:-1]))
         for what, short in [*cut, *((f"foreign bytes ({len(f)})", f) for f in FOREIGN)]:
@@ -287,7 +294,7 @@ class _Kit:
         return f"{len(cut)} cuts and {len(FOREIGN)} foreign streams refused"
 
     def flipped(self) -> str:
-        stream, refused = self._stream(), 0
+        stream, refused = self._valid_stream(), 0
         for number, at in enumerate(np.linspace(0, len(stream) - 1, FLIPS).astype(int)):
             damaged = bytearray(stream)
             damaged[at] ^= 1 << number % 8
@@ -297,9 +304,9 @@ class _Kit:
             refused += isinstance(answer, CodecFailed)
         return f"{FLIPS} streams: {refused} refused, {FLIPS - refused} decoded to some picture"
 
-    def _stream(self) -> bytes:
-        self._picture("natural")
-        return self.streams["natural"]
+    def _valid_stream(self) -> bytes:
+        self._picture("natural")  # it decodes
+        return self._stream("natural")
 
     # ---- whether it is honest
 
@@ -327,16 +334,16 @@ class _Kit:
 
     def bound(self) -> str:
         mse, values = _mse(self._picture("mosaic"), self.images["mosaic"]), 3 * MOSAIC**2
-        stream_bytes = len(self.streams["mosaic"])
+        stream_bytes = len(self._stream("mosaic"))
         least = 0.8 * max(0.0, DEVIATION * 2 ** (-8 * stream_bytes / values) - 1) ** 2
         found = f"{values} random values in {stream_bytes} bytes: mse {mse:.1f}, possible from {least:.1f} on"
         return found if mse >= least else _broken(f"{found}; the decoder has the image from elsewhere")
 
     def rate(self) -> str:
-        sizes = {
-            name: len(self.streams[name]) for name in ("chart", "natural", "mosaic") if self._picture(name) is not None
-        }
-        if len({self.streams[name] for name in ("natural", "other", "chart", "mosaic")}) < 4:
+        for name in ("chart", "natural", "mosaic"):
+            self._picture(name)  # it decodes
+        sizes = {name: len(self._stream(name)) for name in ("chart", "natural", "mosaic")}
+        if len({self._stream(name) for name in ("natural", "other", "chart", "mosaic")}) < 4:
             raise Broken("different images have the same stream")
         return ", ".join(f"{name} {8 * size / self.images[name][..., 0].size:.3f} bpp" for name, size in sizes.items())
 

@@ -71,7 +71,7 @@ class Command:
             program = self._fill(words[0], {})
             if shutil.which(program, path=self._env.get("PATH")) is None:
                 raise Unavailable(f'the program "{program}" is not here', hint)
-        everything = dict.fromkeys(("input", "output", "width", "height"), "")
+        everything: dict[str, str] = dict.fromkeys(("input", "output", "width", "height"), "")
         try:
             self._encode = list(encode), [self._fill(word, everything) for word in encode]
             self._decode = list(decode), [self._fill(word, everything) for word in decode]
