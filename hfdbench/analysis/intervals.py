@@ -127,7 +127,10 @@ def _distance_deviations(trial: StoredTrial, column: str) -> np.ndarray | None:
     if found is None and files:
         (test, image_of_patch), (reference, _) = map(features, files)
         function = deviations.of_kid if METRICS[column].interval == "kid" else deviations.of_frechet
-        found = function(reference, test, image_of_patch, trial.images)
+        try:
+            found = function(reference, test, image_of_patch, trial.images)
+        except ValueError:  # too few images or patches for an interval
+            return None
         trial.results.keep_deviations(trial, column, METHOD, found)
     elif found is None:
         draws = trial.results.draws(trial, column, KEPT_DRAWS, seed=0, method=1)

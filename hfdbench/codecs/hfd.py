@@ -138,6 +138,9 @@ class BaseDecoder:
         not such weights, and a solver that does not suit the decoder's objective.
     """
 
+    version = 1
+    libraries = ("torch",)
+
     def __init__(self, base: BasePoint, weights: list[Path], sampling: dict, device: str = "cpu"):
         try:
             if len(weights) != 1:

@@ -76,6 +76,7 @@ def write_batches(
                 writer.write_table(table, row_group_size=rows)
                 count += len(table)
             record = {"schema": VERSION, "rows": count, "sha256": hashlib.sha256(text).hexdigest()}
+            record["columns"] = _columns_sha256(schema)
             writer.add_key_value_metadata({FILE: json.dumps(record).encode()})
 
 
@@ -144,8 +145,14 @@ def _check_record(path: Path, file: pq.ParquetFile) -> None:
         )
     if record["rows"] != file.metadata.num_rows:
         raise DamagedFile(path, f"{file.metadata.num_rows} rows instead of {record['rows']}")
+    if record.get("columns", _columns_sha256(file.schema_arrow)) != _columns_sha256(file.schema_arrow):
+        raise DamagedFile(path, "its columns were changed")
     if record["sha256"] != hashlib.sha256(_run_metadata(file)).hexdigest():
         raise DamagedFile(path, "its metadata was changed")
+
+
+def _columns_sha256(schema: pa.Schema) -> str:
+    return hashlib.sha256(json.dumps(schema.names).encode()).hexdigest()
 
 
 def _run_metadata(file: pq.ParquetFile) -> bytes:

@@ -123,7 +123,7 @@ def test_a_damaged_picture_costs_its_row_and_exit_code_1(hfdbench, pictures, tmp
     (folder / "1.png").write_bytes((pictures / "1.png").read_bytes()[:200])
     code, _out, err = hfdbench("run", "--codec", "jpeg", "--point", "q25", "--dataset", f"folder:{folder}")
     assert code == 1 and "1.png" in err
-    crops = pd.read_parquet("results/crops")
+    crops = pd.read_parquet("results/images")
     assert crops["status"].tolist() == ["ok", "error", "ok"]
 
 
@@ -143,7 +143,7 @@ def test_a_damaged_picture_costs_its_row_and_exit_code_1(hfdbench, pictures, tmp
         (("report", "rate-fdi"), 'did you mean "rate-fid"?'),
         (("fetch", "kodac"), 'did you mean "kodak"?'),
         (("train", "elic", "--data", "nowhere", "--out", "o"), "no such folder"),
-        (("train", "elcs", "--data", ".", "--out", "o"), "not a readable recipe"),
+        (("train", "elcs", "--data", ".", "--out", "o"), "elcs.toml: cannot be read"),
         (("train", "hfd", "--data", ".", "--out", "o"), "--autoencoder"),
         (("train", "elic", "--data", ".", "--out", "o"), "no picture to train on"),
     ],
@@ -252,4 +252,4 @@ def test_the_wheel_carries_cards_and_weights(tmp_path):
 def test_score_leaves_out_codecs_without_a_card(hfdbench, tmp_path):
     write_codec(tmp_path, "somebodys", (0.1,))
     code, _, said = hfdbench("score", "--out", tmp_path)
-    assert code and "left out: somebodys; they have no card here" in said and "no stored point fits" in said
+    assert code and "left out: somebodys: no card" in said and "no stored point fits" in said

@@ -79,7 +79,7 @@ def test_wide_characters_keep_columns_aligned():
 
 @pytest.mark.parametrize("words", HOSTILE)
 def test_the_gates_files_are_valid_whatever_images_are_called(words):
-    worse = MetricChange(words, "bpp", 1.0, 2.0, 1.0, 0.9, 1.1, 0.1, "worse", ((words, 1.0),))
+    worse = MetricChange(words, "bpp", 1.0, 2.0, 1.0, 0.9, 1.1, 0.1, "worse", 0.0, 1.0, ((words, 1.0),))
     report = GateReport(
         Path("base"), choose(GateCard, ["default"])[0], (worse,), ((words, words),), (f"{words}: {words}",), (words,)
     )

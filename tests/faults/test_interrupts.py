@@ -60,8 +60,8 @@ def test_ends_soon_and_leaves_nothing(tmp_path, presses):
     errors = run.communicate(timeout=60)[1].decode()
     took = time.monotonic() - began
     assert run.returncode == 130 and "the same command continues from there" in errors, errors
-    assert took < 8, took  # 2 s on an idle machine
-    deadline = time.monotonic() + 20  # the supervisors' own time
+    assert took < 20, took  # 2 s on an idle machine
+    deadline = time.monotonic() + 60  # the supervisors' own time
     while left_over(marker) or list((tmp_path / "tmp").glob("hfdbench-*")):
         assert time.monotonic() < deadline, left_over(marker)
         time.sleep(0.05)

@@ -106,7 +106,6 @@ def test_a_point_is_one_row_of_its_name(tmp_path):
         (one, METADATA, "b-p-d-0123456789abcdef.parquet"),
         (one, METADATA | {"trial_key": "f" * 16}, name),
         (one.drop_columns(["codec"]), METADATA, name),
-        (one.append_column("more", pa.array([1])), METADATA, name),
         (one.set_column(0, "codec", pa.array([1])), METADATA, name),
     ):
         parquet.write_table(tmp_path / file, table, metadata)

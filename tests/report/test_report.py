@@ -313,7 +313,7 @@ def test_fd_mini_has_a_fingerprint_of_its_own():
 
 def test_bands_are_those_given_and_drawn_in_the_codecs_colour(tmp_path):
     def intervals(points, column):
-        assert column == "fid"
+        assert column in ("fid", "kid")
         bounds = pd.DataFrame({"lo": points[column] * 0.8, "hi": points[column] * 1.25})
         bounds.loc[points["codec"] == "webp"] = np.nan
         return bounds
@@ -325,7 +325,9 @@ def test_bands_are_those_given_and_drawn_in_the_codecs_colour(tmp_path):
     svg, *captions = (
         path.read_text(encoding="utf-8") for path in figures.draw(table(), card(), tmp_path, options).files
     )
-    assert svg.count("FillBetweenPolyCollection") == 3 and svg.count("LineCollection") == 1  # hific has one point
+    assert (
+        svg.count("FillBetweenPolyCollection") == 6 and svg.count("LineCollection") == 2
+    )  # FID and KID; hific has one point
     assert all("95" in text and "bootstrap over images" in text for text in captions)
 
 
