@@ -96,7 +96,7 @@ def scores(place: Path, ways, **options) -> dict[str, list[tuple[str, float | No
     run(request)
     found = {}
     for way in ways:
-        (path,) = [p for p in out.glob(f"*/cheat-{way}-*.parquet") if p.parent.name in ("images", "images")]
+        (path,) = [p for p in out.glob(f"*/cheat-{way}-*.parquet") if p.parent.name == "images"]
         rows = parquet.read_table(path).to_pylist()
         found[way] = [(row["status"], row["psnr_db"] if not row["identical"] else np.inf) for row in rows]
     return found
@@ -159,9 +159,9 @@ def test_conform_says_so(place, way):
 def test_clock_is_the_runs_own(place):
     (rows,) = scores(place, ["clock"]).values()
     assert [status for status, _ in rows] == ["ok", "ok"]
-    (path,) = [p for p in (place / "out").glob("*/cheat-clock-*.parquet") if p.parent.name in ("images", "images")]
+    (path,) = [p for p in (place / "out").glob("*/cheat-clock-*.parquet") if p.parent.name == "images"]
     for row in parquet.read_table(path).to_pylist():
-        assert 0.05 <= row["encode_s"] < 30 and 0.05 <= row["decode_s"] < 30
+        assert row["encode_s"] >= 0.05 and row["decode_s"] >= 0.05  # a false clock can only make them longer
 
 
 def test_forged_answers_cost_their_image(place):
@@ -172,7 +172,7 @@ def test_forged_answers_cost_their_image(place):
     forger = CodecCard(id="forger", kind="classical", adapter="helpers_cheats:Forger", points=[{"id": "p"}])
     Image.fromarray(np.full((40, 56, 3), 99, np.uint8)).save(place / "data" / "5.png")
     run(Request(codecs=(forger,), datasets=(f"folder:{place / 'data'}",), out=place / "out"))
-    (path,) = [p for p in (place / "out").glob("*/forger-p-*.parquet") if p.parent.name in ("images", "images")]
+    (path,) = [p for p in (place / "out").glob("*/forger-p-*.parquet") if p.parent.name == "images"]
     rows = parquet.read_table(path).to_pylist()
     assert [row["status"] for row in rows] == ["error"] * 5 + ["ok"]
     assert "header of 4,294,967,295 bytes" in rows[0]["error"]
