@@ -220,7 +220,9 @@ class Autoencoder(nn.Module):
         y = y.double()
 
         def code(part: slice, mask: Tensor, parameters: Parameters) -> Tensor:
-            symbols = (y[:, part] - parameters.mean).round().clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL)
+            symbols = self._symbols(y[:, part] - parameters.mean, parameters.index, part, rate).clamp(
+                -LARGEST_SYMBOL, LARGEST_SYMBOL
+            )
             self._push(encoder, symbols[mask].int(), parameters.index[mask], self._gaussian_table)
             return symbols
 
@@ -328,6 +330,10 @@ class Autoencoder(nn.Module):
     def _predict(self, k: int, context: Tensor) -> Parameters:
         mean, log_scale = fixed_point.run(self.entropy_parameters[k], context).chunk(2, 1)
         return Parameters(mean, scale_index(log_scale))
+
+    def _symbols(self, residual: Tensor, index: Tensor, part: slice, rate: int) -> Tensor:
+        """The whole numbers that are coded for latents of `part`: what their means leave, given the indices of their scales."""
+        return residual.round()
 
     def _bottleneck_index(self, shape) -> Tensor:
         return torch.arange(shape[1], dtype=torch.int32)[None, :, None, None].expand(shape)

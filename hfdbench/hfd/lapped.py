@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from hfdbench.hfd import fixed_point
 from hfdbench.hfd.autoencoder import (
+    SCALE_MAX,
     SCALE_MIN,
+    SCALES,
     Autoencoder,
     AutoencoderConfig,
     Parameters,
@@ -34,6 +36,8 @@ from hfdbench.hfd.network import zeroed
 
 BLOCK = 16  # pixels
 COLOURS = 3
+LUMA_BANDS = (1, 2, 4, 6, 9, 13)  # of luma, by the sum of both frequencies: up to each of these, and the rest
+BANDS = len(LUMA_BANDS) + 3  # and two of chroma
 # Rows: luma and two chroma axes, orthonormal, close to the principal axes of photographs.
 COLOUR = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 
@@ -69,13 +73,25 @@ def typical_variance() -> np.ndarray:
     return np.array([1, 0.06, 0.02])[:, None, None] / (u + v + 0.5) ** 2.6
 
 
-def basis(latents: int) -> np.ndarray:
-    """The transform of lapped blocks, latents x 3 x 16 x 16, in descending order of typical variance after the three means."""
+def places(latents: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Colour, row and column frequency of each latent: descending typical variance, the three block means first."""
     variance = typical_variance()
-    variance[:, 0, 0] = np.array([3, 2, 1]) * 1e3  # block means come first
-    colour, u, v = np.unravel_index(np.argsort(-variance.ravel(), kind="stable")[:latents], variance.shape)
+    variance[:, 0, 0] = np.array([3, 2, 1]) * 1e3
+    return np.unravel_index(np.argsort(-variance.ravel(), kind="stable")[:latents], variance.shape)
+
+
+def basis(latents: int) -> np.ndarray:
+    """The transform of lapped blocks, latents x 3 x 16 x 16."""
+    colour, u, v = places(latents)
     dct = cosines(BLOCK)
     return np.einsum("kc,ki,kj->kcij", COLOUR[colour], dct[u], dct[v])
+
+
+def bands(latents: int) -> np.ndarray:
+    """Which band each latent belongs to, BANDS x latents of 0 and 1; block means belong to none."""
+    colour, u, v = places(latents)
+    band = np.where(colour == 0, np.searchsorted(LUMA_BANDS, u + v), len(LUMA_BANDS) + 1 + (u + v > 2))
+    return (band == np.arange(BANDS)[:, None]) & (u + v > 0)
 
 
 class Lapping(nn.Module):
@@ -110,9 +126,36 @@ class Block(nn.Module):
         return x + self.body(x)
 
 
+def tabled(index: Tensor) -> Tensor:
+    """Logarithms of the scales at indices of the table."""
+    return math.log(SCALE_MIN) + index * (math.log(SCALE_MAX / SCALE_MIN) / (SCALES - 1))
+
+
+def cheaper(residual: Tensor, log_scale: Tensor, weight: Tensor) -> Tensor:
+    """Rate-distortion optimised rounding: the nearest integer, or the next one towards zero where that saves more than it costs.
+
+    Parameters
+    ----------
+    residual, log_scale : Tensor
+        Latents less their predicted means, in steps, and the logarithm of their predicted scales; of one shape.
+    weight : Tensor
+        Bits that a squared error of one step is worth; broadcasts.
+
+    Returns
+    -------
+    Tensor
+        Whole numbers in the shape of `residual`.
+    """
+    near = residual.round()
+    lower = near - near.sign()
+    cost = weight * ((residual - lower) ** 2 - (residual - near) ** 2)
+    saved = (gaussian_likelihood(lower, log_scale) / gaussian_likelihood(near, log_scale)).log2()
+    return torch.where(saved > cost, lower, near)
+
+
 def repeated(z: Tensor) -> Tensor:
-    """The means of areas with the outermost ones repeated beyond the picture, N x 3 x H/64 + 2 x W/64 + 2."""
-    return F.pad(z[:, :COLOURS], (1, 1, 1, 1), mode="replicate")
+    """What hyper-latents say of areas, the outermost ones repeated beyond the picture: N x 3 + BANDS x H/64 + 2 x W/64 + 2."""
+    return F.pad(z[:, : COLOURS + BANDS], (1, 1, 1, 1), mode="replicate")
 
 
 class Analysis(nn.Module):
@@ -120,21 +163,21 @@ class Analysis(nn.Module):
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
-        fine, coarse = config.widths
+        width = config.widths[1]
         self.lapping = Lapping(lapping())
         self.basis = nn.Parameter(torch.tensor(basis(config.latents).reshape(config.latents, -1), dtype=torch.float32))
-        self.first = nn.Conv2d(COLOURS * 64, fine, 1)
-        self.fine = nn.Sequential(*(Block(fine) for _ in range(config.blocks[0])))
-        self.down = nn.Conv2d(4 * fine, coarse, 1)
-        self.coarse = nn.Sequential(*(Block(coarse) for _ in range(config.blocks[1])))
-        self.last = zeroed(nn.Conv2d(coarse, config.latents, 1))
-        self.rate = nn.Parameter(torch.zeros(len(config.lambdas), coarse))
+        self.first = nn.Conv2d(config.latents, width, 1)
+        self.rate = nn.Parameter(torch.zeros(len(config.lambdas), width))
+        self.coarse = nn.Sequential(*(Block(width) for _ in range(config.blocks[1])))
+        self.last = zeroed(nn.Conv2d(width, config.latents, 1))
 
-    def forward(self, x: Tensor, rate: Tensor) -> Tensor:
-        linear = F.conv2d(F.pixel_unshuffle(self.lapping(x), BLOCK), self.basis[:, :, None, None])
-        seen = self.fine(self.first(4 * F.pixel_unshuffle(x, 8)))
-        seen = self.down(F.pixel_unshuffle(seen, 2)) + self.rate[rate][:, :, None, None]
-        return linear + self.last(self.coarse(seen))
+    def linear(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pixel_unshuffle(self.lapping(x), BLOCK), self.basis[:, :, None, None])
+
+    def forward(self, x: Tensor, rate: Tensor, spread: Tensor) -> Tensor:
+        y = self.linear(x)
+        seen = self.first(y / spread) + self.rate[rate][:, :, None, None]
+        return y + self.last(self.coarse(seen)) * spread
 
 
 class Synthesis(nn.Module):
@@ -152,11 +195,11 @@ class Synthesis(nn.Module):
         self.fine = nn.Sequential(*(Block(fine) for _ in range(config.blocks[0])))
         self.last = zeroed(nn.Conv2d(fine, COLOURS * 64, 1))
 
-    def forward(self, y: Tensor, rate: Tensor) -> Tensor:
+    def forward(self, y: Tensor, rate: Tensor, spread: Tensor) -> Tensor:
         linear = F.conv2d(y, self.basis.T[:, :, None, None])
-        seen = self.coarse(self.first(y) + self.rate[rate][:, :, None, None])
+        seen = self.coarse(self.first(y / spread) + self.rate[rate][:, :, None, None])
         seen = self.fine(F.pixel_shuffle(self.up(seen), 2))
-        return self.lapping(F.pixel_shuffle(linear, BLOCK)) + F.pixel_shuffle(self.last(seen), 8)
+        return self.lapping(F.pixel_shuffle(linear, BLOCK)) + F.pixel_shuffle(self.last(seen) / 8, 8)
 
 
 class LappedAutoencoder(Autoencoder):
@@ -164,9 +207,10 @@ class LappedAutoencoder(Autoencoder):
 
     def _build(self) -> None:
         config = self.config
-        if len(config.widths) != 2 or len(config.blocks) != 2 or config.groups[0] < COLOURS:
+        explicit = COLOURS + BANDS
+        if len(config.widths) != 2 or len(config.blocks) != 2 or config.groups[0] < COLOURS or config.hyper < explicit:
             raise ValueError(
-                "architecture lapped takes two widths, two blocks, and a first group of at least 3 latents"
+                f"architecture lapped takes two widths, two blocks, a first group of {COLOURS} or more, hyper {explicit} or more"
             )
         m, h, width = config.latents, config.hyper, config.context
         # Of the synthesis: its first convolution and the blocks at 1/16, the blocks at 1/8. The analysis sees one less.
@@ -178,9 +222,10 @@ class LappedAutoencoder(Autoencoder):
         self.hyper_synthesis = nn.Sequential(
             nn.ConvTranspose2d(h, h, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(h, h, 4, 2, 1), nn.ReLU()
         )
-        # Means of areas of 64 pixels: orthonormal sums of 4 x 4 block means, back by bilinear interpolation.
-        self.area_synthesis = nn.ConvTranspose2d(COLOURS, config.groups[0], 8, 4, 6)
-        self.neighbours = CheckerboardMaskedConv2d(config.groups[0], config.groups[0], 3, 1, 1)
+        # Of areas of 64 pixels: orthonormal sums of 4 x 4 block means, log energies of bands; back by bilinear interpolation.
+        self.area_synthesis = nn.ConvTranspose2d(COLOURS + BANDS, COLOURS + BANDS, 8, 4, 6)
+        self.band_scale = nn.Conv2d(BANDS, m, 1)
+        self.neighbours = CheckerboardMaskedConv2d(COLOURS, COLOURS, 3, 1, 1)
         self.hyper_context, self.channel_context = nn.ModuleList(), nn.ModuleList()
         self.spatial_context, self.entropy_parameters = nn.ModuleList(), nn.ModuleList()
         done = 0
@@ -192,7 +237,7 @@ class LappedAutoencoder(Autoencoder):
             kernel = 5 if done + group <= 64 else 3
             self.spatial_context.append(CheckerboardMaskedConv2d(group, width, kernel, 1, kernel // 2))
             self.entropy_parameters.append(
-                nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(), zeroed(nn.Conv2d(width, 2 * group, 1)))
+                nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU(), nn.Conv2d(width, 2 * group, 1))
             )
             done += group
         rates = len(config.lambdas)
@@ -203,9 +248,16 @@ class LappedAutoencoder(Autoencoder):
         hyper_gain = torch.full((rates, h), math.log(50))  # so that a fresh network's do not all round to zero
         # Areas are coded in the steps of the lowest rate at every rate.
         hyper_gain[:, :COLOURS] = torch.tensor(step).log()[:, None] - math.log(max(step))
+        hyper_gain[:, COLOURS : COLOURS + BANDS] = torch.linspace(0, 1, rates)[
+            :, None
+        ]  # steps of 1 to 0.4 of a logarithm
         self.log_hyper_gain = nn.Parameter(hyper_gain)
         self.log_hyper_inverse_gain = nn.Parameter(-hyper_gain)
         self.log_scale = nn.Parameter(torch.zeros(rates, m))
+        self.register_buffer("spread", torch.ones(1, m, 1, 1))  # typical size of unscaled latents
+        self.register_buffer("bands", torch.tensor(bands(m), dtype=torch.float32))
+        # What contexts see of latents, in steps: large ones made smaller.
+        self.context_gain = nn.Parameter(torch.ones(rates, m), requires_grad=False)
         with torch.no_grad():
             ramp = 1 - (torch.arange(8) - 3.5).abs() / 4
             zeroed(self.area_synthesis)
@@ -213,10 +265,14 @@ class LappedAutoencoder(Autoencoder):
             for c in range(COLOURS):
                 self.neighbours.weight[c, c] = 0.2
                 self.area_synthesis.weight[c, c] = ramp[:, None] * ramp / 4
-            for net in self.channel_context[1:]:
-                cast(nn.Conv2d, cast(nn.Sequential, net)[0]).weight[:, :COLOURS] /= (
-                    8  # block means are far larger than the rest
-                )
+            for k in range(COLOURS, COLOURS + BANDS):
+                self.area_synthesis.weight[k, k] = ramp[:, None] * ramp
+            self.band_scale.weight.copy_(self.bands.T[:, :, None, None])
+            self.band_scale.bias.zero_()
+            for net in self.entropy_parameters:
+                last = cast(nn.Conv2d, cast(nn.Sequential, net)[-1])
+                last.weight *= 0.1
+                last.bias *= 0
         self.bottleneck = EntropyBottleneck(h)
         with torch.no_grad():
             self.bottleneck.quantiles[:COLOURS] = torch.tensor([-64.0, 0.0, 64.0])
@@ -226,12 +282,21 @@ class LappedAutoencoder(Autoencoder):
     @torch.no_grad()
     def calibrate(self, image: Tensor) -> None:
         """Start the scales of the entropy model at those of the latents of `image`, N x 3 x H x W in [0, 1]."""
-        spread = self.analysis(image - 0.5, torch.zeros(len(image), dtype=torch.long))
-        spread = spread - F.avg_pool2d(
-            spread, 3, 1, 1, count_include_pad=False
-        )  # about what contexts leave of block means
-        spread = spread.square().mean((0, 2, 3)).sqrt()
-        self.log_scale.copy_((self.log_gain + spread.log()).clamp(math.log(SCALE_MIN), math.log(100)))
+        y = self.analysis.linear(image - 0.5)
+        self.spread.copy_(y.square().mean((0, 2, 3), keepdim=True).sqrt())
+        energy = self.energies(y)
+        local = torch.einsum("nbhw,bc->nchw", F.interpolate(energy, scale_factor=4, mode="bilinear"), self.bands)
+        local[:, :COLOURS] = 0
+        left = y - F.interpolate(F.avg_pool2d(y, 4), scale_factor=4, mode="bilinear")  # of block means
+        y = torch.cat([left[:, :COLOURS] * 0.5, y[:, COLOURS:]], 1)
+        self.log_scale.copy_(self.log_gain + 0.5 * (y * (-local).exp()).square().mean((0, 2, 3)).log())
+        self.context_gain.copy_((2 / (self.spread[0, :, 0, 0] * self.log_gain.exp())).clamp(max=1))
+
+    def energies(self, y: Tensor) -> Tensor:
+        """Logarithm of how large unscaled latents are in each band and area, over what is typical: N x BANDS x H/64 x W/64."""
+        size = F.avg_pool2d((y / self.spread).abs(), 4)
+        weight = self.bands / self.bands.sum(1, keepdim=True).clamp(min=1)  # few latents leave bands empty
+        return (F.conv2d(size, weight[:, :, None, None]) + 0.02).log()
 
     def estimate(self, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
         y = self.analyse(image, rate).float()
@@ -241,73 +306,112 @@ class LappedAutoencoder(Autoencoder):
             medians = self.bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
             z_hat = (quantize_ste(z - medians) + medians) * self.log_hyper_inverse_gain[rate].exp()[:, :, None, None]
             bits = -z_likelihood.log2().sum((1, 2, 3))
-            hyper, means = self.hyper_synthesis(z_hat), self.area_synthesis(repeated(z_hat))
+            hyper = self.hyper_synthesis(z_hat)
+            means, local = self.area_synthesis(repeated(z_hat)).split((COLOURS, BANDS), 1)
+            local = self.band_scale(local)
+            gains = self.context_gain[rate][:, :, None, None].split(self.config.groups, 1)
             anchors = checkerboard(y)
             coded: list[Tensor] = []
-            log_scales = self.log_scale[rate][:, :, None, None].split(self.config.groups, 1)
+            seen: list[Tensor] = []  # of what is coded, what contexts see
+            weights = self.weights(rate).split(self.config.groups, 1)
+            log_scales = (self.log_scale[rate][:, :, None, None] + local).split(self.config.groups, 1)
+            means = F.pad(means, (0, 0, 0, 0, 0, self.config.groups[0] - COLOURS))
             for k, y_k in enumerate(y.split(self.config.groups, 1)):
                 context = self.hyper_context[k](hyper)
                 if k:
-                    context = context + self.channel_context[k](torch.cat(coded, 1))
+                    context = context + self.channel_context[k](torch.cat(seen, 1))
                 mean_a, log_scale_a = self.entropy_parameters[k](context).chunk(2, 1)
                 if not k:
                     mean_a = mean_a + means
-                y_hat_a = (quantize_ste(y_k - mean_a) + mean_a) * anchors
-                context = context + self.spatial_context[k](y_hat_a)
+                y_hat_a = self.rounded(y_k, mean_a, log_scale_a + log_scales[k], weights[k]) * anchors
+                context = context + self.spatial_context[k](y_hat_a * gains[k])
                 mean_n, log_scale_n = self.entropy_parameters[k](context).chunk(2, 1)
                 if not k:
-                    mean_n = mean_n + means + self.neighbours((y_hat_a - means) * anchors)
+                    left = self.neighbours(((y_hat_a - means) * anchors)[:, :COLOURS])
+                    mean_n = mean_n + means + F.pad(left, (0, 0, 0, 0, 0, mean_n.shape[1] - COLOURS))
                 mean = torch.where(anchors, mean_a, mean_n)
                 log_scale = torch.where(anchors, log_scale_a, log_scale_n) + log_scales[k]
-                coded.append(quantize_ste(y_k - mean) + mean)
-                noisy = y_k + torch.empty_like(y_k).uniform_(-0.5, 0.5) if self.training else coded[-1]
-                likelihood = gaussian_likelihood(noisy - mean, self.scale_bound(log_scale))
+                coded.append(self.rounded(y_k, mean, log_scale, weights[k]))
+                seen.append(coded[-1] * gains[k])
+                log_scale = self.scale_bound(log_scale)
+                likelihood = gaussian_likelihood((coded[-1] - mean).detach(), log_scale)
                 bits = bits - likelihood.log2().sum((1, 2, 3))
+                if self.training:
+                    # Scales learn from what is coded; latents and means, which need a smooth rate, from noise in place of
+                    # rounding (Balle et al. 2017, arXiv:1611.01704), which leaves the value alone.
+                    noise = torch.empty_like(y_k).uniform_(-0.5, 0.5)
+                    smooth = gaussian_likelihood(y_k + noise - mean, log_scale.detach()).log2().sum((1, 2, 3))
+                    bits = bits - smooth + smooth.detach()
         return torch.cat(coded, 1), bits
 
+    def weights(self, rate: Tensor) -> Tensor:
+        """Bits that a squared error of one step is worth in each latent, N x latents x 1 x 1; its basis is about orthonormal."""
+        lambdas = torch.tensor(self.config.lambdas, device=rate.device)[rate, None]
+        step = (self.log_inverse_gain[rate].detach() * 2).exp()
+        return (lambdas * 255**2 / COLOURS * step)[:, :, None, None]
+
+    def rounded(self, y: Tensor, mean: Tensor, log_scale: Tensor, weight: Tensor) -> Tensor:
+        """Latents as they are decoded; gradients pass straight through to `y`."""
+        with torch.no_grad():
+            log_scale = self.scale_bound(log_scale) if self.training else tabled(scale_index(log_scale))
+            change = cheaper(y - mean, log_scale, weight) + mean - y
+        return y + change
+
     def analyse(self, image: Tensor, rate: Tensor) -> Tensor:
-        return self.analysis(image - 0.5, rate) * self.log_gain[rate].exp()[:, :, None, None]
+        return self.analysis(image - 0.5, rate, self.spread) * self.log_gain[rate].exp()[:, :, None, None]
 
     def synthesise(self, y_hat: Tensor, rate: Tensor) -> Tensor:
-        return self.synthesis(self.unscale(y_hat, rate), rate).float() + 0.5
+        return self.synthesis(self.unscale(y_hat, rate), rate, self.spread).float() + 0.5
 
     def hyper_latents(self, y: Tensor, rate: Tensor) -> Tensor:
         """Before rounding, N x hyper x H/64 x W/64, of scaled latents."""
         z = self.hyper_analysis(y.sign() * y.abs().log1p())
         areas = 4 * F.avg_pool2d(y[:, :COLOURS], 4)
-        z = torch.cat([z[:, :COLOURS] / 8 + areas, z[:, COLOURS:]], 1)
+        explicit = torch.cat([areas, self.energies(self.unscale(y, rate))], 1)
+        z = torch.cat([z[:, : COLOURS + BANDS] / 50 + explicit, z[:, COLOURS + BANDS :]], 1)
         return z * self.log_hyper_gain[rate].exp()[:, :, None, None]
 
     # Coding: as `estimate`, in exact arithmetic.
 
     def _contexts(self, symbols: Tensor, rate: int) -> Any:
         z_hat = self._hyper_values(symbols, rate)
-        return fixed_point.run(self.hyper_synthesis, z_hat), fixed_point.run(self.area_synthesis, repeated(z_hat))
+        means, local = fixed_point.run(self.area_synthesis, repeated(z_hat)).split((COLOURS, BANDS), 1)
+        means = F.pad(means, (0, 0, 0, 0, 0, self.config.groups[0] - COLOURS))
+        return fixed_point.run(self.hyper_synthesis, z_hat), means, fixed_point.run(self.band_scale, local)
 
     def _code_groups(self, contexts: Any, rate: int, code) -> Tensor:
-        hyper, means = contexts
+        hyper, means, local = contexts
         anchors = checkerboard(hyper)
         coded: list[Tensor] = []
+        seen: list[Tensor] = []
         start = 0
+        log_scales = local + fixed_point.to_grid(self.log_scale[rate])[None, :, None, None]
+        gains = fixed_point.to_grid(self.context_gain[rate])[None, :, None, None]
         for k, group in enumerate(self.config.groups):
             part = slice(start, start + group)
-            log_scale = fixed_point.to_grid(self.log_scale[rate, part])[None, :, None, None]
             context = fixed_point.run(self.hyper_context[k], hyper)
             if k:
-                context = context + fixed_point.run(self.channel_context[k], torch.cat(coded, 1))
+                context = context + fixed_point.run(self.channel_context[k], torch.cat(seen, 1))
             shift = torch.zeros(1) if k else means
             y_hat = torch.zeros(1, group, *hyper.shape[2:], dtype=torch.float64)
             for mask in (anchors, ~anchors):
-                parameters = self._predict(k, context, shift, log_scale)
+                parameters = self._predict(k, context, shift, log_scales[:, part])
                 mask = mask.expand_as(y_hat)
                 y_hat = torch.where(mask, fixed_point.to_grid(code(part, mask, parameters) + parameters.mean), y_hat)
                 if mask[0, 0, 0, 0]:
-                    context = fixed_point.to_grid(context + fixed_point.run(self.spatial_context[k], y_hat))
+                    near = fixed_point.run(self.spatial_context[k], fixed_point.to_grid(y_hat * gains[:, part]))
+                    context = context + near
                     if not k:
-                        shift = shift + fixed_point.run(self.neighbours, (y_hat - means) * anchors)
+                        left = fixed_point.to_grid(((y_hat - means) * anchors)[:, :COLOURS])
+                        left = fixed_point.run(self.neighbours, left)
+                        shift = means + F.pad(left, (0, 0, 0, 0, 0, group - COLOURS))
             coded.append(y_hat)
+            seen.append(fixed_point.to_grid(y_hat * gains[:, part]))
             start += group
         return torch.cat(coded, 1).float()
+
+    def _symbols(self, residual: Tensor, index: Tensor, part: slice, rate: int) -> Tensor:
+        return cheaper(residual, tabled(index), self.weights(torch.tensor([rate]))[:, part])
 
     def _predict(self, k: int, context: Tensor, shift: Tensor, log_scale: Tensor) -> Parameters:
         mean, residual_log_scale = fixed_point.run(self.entropy_parameters[k], fixed_point.to_grid(context)).chunk(2, 1)

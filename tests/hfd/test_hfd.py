@@ -14,14 +14,18 @@ from safetensors.torch import save_file
 from hfdbench.errors import StreamError
 from hfdbench.hfd import coding
 from hfdbench.hfd import fixed_point as exact
-from hfdbench.hfd.autoencoder import pad
+from hfdbench.hfd.autoencoder import gaussian_likelihood, pad
 from hfdbench.hfd.container import Coded
+from hfdbench.hfd.lapped import cheaper
 from hfdbench.hfd.weights import load_into, read_autoencoder, read_decoder
 
 
 @pytest.fixture(scope="module", params=[SMALL, LAPPED], ids=lambda config: config.architecture)
 def model(request):
     return autoencoder(config=request.param)
+
+
+LARGEST_ERROR = {"elic": 0.5, "lapped": 1.5}  # in steps: lapped may round to the next number towards zero
 
 
 def float_image(image):
@@ -96,7 +100,7 @@ def test_decoded_latents_are_the_encoders(model):
     image = picture(64, 128)
     x_hat, y_hat = round_trip(image, 0, model)
     y = model.analyse(float_image(image), torch.tensor([0]))
-    assert (y - y_hat).abs().max() <= 0.5 + 2**-10
+    assert (y - y_hat).abs().max() <= LARGEST_ERROR[model.config.architecture] + 2**-10
     told, latents = model.reconstruct(float_image(image), torch.tensor([0]))
     assert (float_image(x_hat) - told).square().mean().sqrt() < 0.01
     assert (model.unscale(y_hat, torch.tensor([0])) - latents).square().mean().sqrt() < 0.01
@@ -148,10 +152,27 @@ def test_slices_decode_to_the_encoders_latents_without_seams(model, monkeypatch,
     whole = model.analyse(pad(float_image(image)), torch.tensor([1]))
     assert y_hat.shape == whole.shape
     # Each window's analysis is the whole picture's but for float rounding, so the decoded latents are its rounding.
-    assert (whole - y_hat).abs().max() <= 0.5 + 2e-3
+    assert (whole - y_hat).abs().max() <= LARGEST_ERROR[model.config.architecture] + 2e-3
     at_once = (model.synthesise(y_hat, torch.tensor([1]))[..., :height, :width].clamp(0, 1) * 255).round()
     difference = (at_once[0].permute(1, 2, 0) - torch.from_numpy(x_hat)).abs()
     assert difference.max() <= 1 and (difference > 0).float().mean() < 1e-3
+
+
+def test_cheaper_rounding_costs_no_more_than_rounding():
+    """Bits and weighted squared error together, whatever the scales; with errors dear it is plain rounding."""
+    generator = torch.Generator().manual_seed(0)
+    residual = torch.randn(20000, generator=generator) * 3
+    log_scale = torch.rand(20000, generator=generator) * 6 - 2
+
+    def cost(symbols, weight):
+        return weight * (residual - symbols) ** 2 - gaussian_likelihood(symbols, log_scale).log2()
+
+    for weight in (0.5, 8.0):
+        symbols = cheaper(residual, log_scale, torch.tensor(weight))
+        assert (cost(symbols, weight) <= cost(residual.round(), weight) + 1e-4).all()
+        assert ((symbols - residual).abs() <= 1.5).all() and (symbols != residual.round()).any()
+    clear = (residual - residual.round()).abs() < 0.499  # a tie costs no error either way
+    assert torch.equal(cheaper(residual, log_scale, torch.tensor(1e6))[clear], residual.round()[clear])
 
 
 def test_margin_covers_the_receptive_fields(model):
@@ -160,7 +181,7 @@ def test_margin_covers_the_receptive_fields(model):
     model.analyse(image, torch.tensor([0]))[0, :, 16, 16].sum().backward()  # pixels 256 to 271
     rows = image.grad.abs().sum((0, 1, 3)).nonzero().flatten()
     assert rows.min() >= 256 - model.margin and rows.max() < 272 + model.margin
-    assert rows.max() - rows.min() > 64  # the gradient did reach as far as the network
+    assert rows.max() - rows.min() > 48  # the gradient did reach as far as the network
     latents = torch.randn(1, SMALL.latents, 32, 32).requires_grad_()
     model.synthesise(latents, torch.tensor([0]))[..., 256:272, 256:272].sum().backward()
     rows = latents.grad.abs().sum((0, 1, 3)).nonzero().flatten() * 16
