@@ -115,7 +115,7 @@ def stored_intervals(out: Results | Path, slow: bool = False) -> Callable[[pd.Da
         if column in COLUMNS:
             every = slow or column not in FINGERPRINTED
             found.update(
-                intervals(results, points if every else points[points["fid_patches"] < ENOUGH_PATCHES], column)
+                intervals(results, points if every else points.loc[points["fid_patches"] < ENOUGH_PATCHES], column)
             )
         return found
 
@@ -165,15 +165,15 @@ def figure_data(
         if codec not in measured | set(known):
             raise UsageError(f'{card.source}: key "codecs": {unknown("codec", codec, measured | set(known))}')
 
-    rows = points[points["dataset"] == dataset]
+    rows = points.loc[points["dataset"] == dataset]
     if card.codecs:
         rows = rows[rows["codec"].isin(card.codecs)]
     notes = [f"{codec}: not measured" for codec in card.codecs if codec not in set(rows["codec"])]
     rows = _usable(rows, notes)
     scored = rows
     for column, log in ((card.x, card.x_log and not card.x_zero), (card.y, card.y_log)):
-        rows = _keep(rows, rows[column].notna(), f"no {column}", notes)
-        rows = _keep(rows, (rows[column] > 0) | (not log), f"{column} is 0, the axis logarithmic", notes)
+        rows = _keep(rows, rows.loc[:, column].notna(), f"no {column}", notes)
+        rows = _keep(rows, (rows.loc[:, column] > 0) | (not log), f"{column} is 0, the axis logarithmic", notes)
     if rows.empty:
         raise _nothing(card, dataset, scored, notes)
     for column in dict.fromkeys(IDENTITIES[axis] for axis in (card.x, card.y) if axis in IDENTITIES):
@@ -195,7 +195,7 @@ def figure_data(
         dataset_title=(dataset_titles or {}).get(dataset) or dataset,
         x=_axis(card.x, rows, card.x_log, card.x_range, arrow=card.x not in COSTS, zero=card.x_zero),
         y=_axis(card.y, rows, card.y_log, card.y_range, arrow=True),
-        curves=tuple(_curve(codec, some, card) for codec, some in rows.groupby("codec")),
+        curves=tuple(_curve(str(codec), some, card) for codec, some in rows.groupby("codec")),
         facts=_facts(rows, card),
         notes=tuple(notes),
         ties=_ties(rows, card) if card.join == "streams" else (),
@@ -215,7 +215,7 @@ def _overlaid(
         found = others.overlays(published, dataset, card.x, card.y, protocols)
     except UsageError as error:
         return (), f'figure "{card.id}": {error}'
-    low, high = card.x_range or _reach(rows[card.x], card.x_log)
+    low, high = card.x_range or _reach(rows.loc[:, card.x], card.x_log)
     bottom, top = card.y_range or (-math.inf, math.inf)
     seen = tuple(o for o in (overlay.within((low, high), (bottom, top)) for overlay in found) if o.points)
     hidden = sum(len(overlay.points) for overlay in found) - sum(len(overlay.points) for overlay in seen)
@@ -238,24 +238,24 @@ def _reach(values: pd.Series, log: bool) -> tuple[float, float]:
 def _usable(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """Rows of trials that succeeded, the lowest seed of each; every row put aside is named in `notes`."""
     bad = rows["status"] != "ok"
-    for row in rows[bad].itertuples():
+    for row in rows.loc[bad].itertuples():
         notes.append(f"{row.codec} {row.point}: {row.status}" + (f" ({row.note})" if _given(row.note) else ""))
-    rows = rows[~bad]
-    for codec, some in rows[rows["failed"] > 0].groupby("codec"):
+    rows = rows.loc[~bad]
+    for codec, some in rows.loc[rows["failed"] > 0].groupby("codec"):
         notes.append(f"{codec} {', '.join(some['point'])}: without {int(some['failed'].max())} failed images")
     first = rows["seed"] == rows.groupby(["codec", "point"])["seed"].transform("min")
     if not first.all():
         notes.append(f"seeds {', '.join(str(seed) for seed in sorted(set(rows[~first]['seed'])))} are not drawn")
-    return rows[first]
+    return rows.loc[first]
 
 
 def _keep(rows: pd.DataFrame, good: pd.Series, reason: str, notes: list[str]) -> pd.DataFrame:
     """The good rows; the others are named in `notes`: codecs by their ids where no point is good, else with the points."""
-    bad = rows[~good].groupby("codec")
+    bad = rows.loc[~good].groupby("codec")
     none_good = [codec for codec, some in bad if not good[rows["codec"] == codec].any()]
     notes += [f"{', '.join(none_good)}: {reason}"] if none_good else []
     notes += [f"{codec} {', '.join(some['point'])}: {reason}" for codec, some in bad if codec not in none_good]
-    return rows[good]
+    return rows.loc[good]
 
 
 def _curve(codec: str, rows: pd.DataFrame, card: FigureCard) -> Curve:
@@ -307,7 +307,7 @@ def _refuse_mixed(rows: pd.DataFrame, column: str, card: FigureCard, dataset: st
 
 def _nothing(card: FigureCard, dataset: str, rows: pd.DataFrame, notes: list[str]) -> Unavailable:
     reason = f'figure "{card.id}": no point of {dataset} has both {card.x} and {card.y}'
-    if card.y in IDENTITIES and not rows[card.y].notna().any() and len(rows):
+    if card.y in IDENTITIES and not rows.loc[:, card.y].notna().any() and len(rows):
         if _is_fingerprinted(card):
             return Unavailable(f"{reason}: scored without Inception weights", "hfdbench score --inception PATH")
         return Unavailable(f"{reason}: scored without it", "hfdbench score")

@@ -166,7 +166,7 @@ def check(run: Path, baseline: Path, card: GateCard, codecs: Iterable[str] = ())
                 f"{old.label}: {old.dataset} holds other images than the baseline's; accept a new baseline"
             )
             continue
-        lost = old.images["status"].eq("ok") & ~new.images["status"].eq("ok")
+        lost = old.images.loc[:, "status"].eq("ok") & ~new.images.loc[:, "status"].eq("ok")
         if lost.any():
             aside.failed.append((old.label, f"failed on {', '.join(old.images['name'][lost])}"))
         changes += _compare_images(old, new, card, allowed, aside)
@@ -305,8 +305,8 @@ def _compare_images(
     old: Measured, new: Measured, card: GateCard, allowed: dict[str, float], aside: "_Aside"
 ) -> list[MetricChange]:
     """Rate, PSNR and times, over the images that both coded."""
-    both = old.images["status"].eq("ok") & new.images["status"].eq("ok")
-    before, now = old.images[both], new.images[both]
+    both = old.images.loc[:, "status"].eq("ok") & new.images.loc[:, "status"].eq("ok")
+    before, now = old.images.loc[both], new.images.loc[both]
     if before.empty:
         return []
     made: list[MetricChange] = []
@@ -322,7 +322,13 @@ def _compare_images(
     if "psnr_db" in allowed:
         psnr, new_psnr = _psnr_db(before), _psnr_db(now)
         loss = psnr - new_psnr
-        add("psnr_db", psnr.mean(), new_psnr.mean(), Estimate(loss.mean(), deviations.of_mean(loss)), loss)
+        add(
+            "psnr_db",
+            float(psnr.mean()),
+            float(new_psnr.mean()),
+            Estimate(float(loss.mean()), deviations.of_mean(loss)),
+            loss,
+        )
     times = [name for name in ("encode_s", "decode_s") if name in allowed]
     if times and old.device != new.device:
         aside.refused.append(

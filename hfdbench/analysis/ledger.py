@@ -53,7 +53,7 @@ def ledger_data(
 
     Raises Unavailable when there is none, UsageError for a damaged stream table or a ledger that does not add up.
     """
-    rows = points[(points["dataset"] == dataset) & (points["status"] == "ok")]
+    rows = points.loc[(points["dataset"] == dataset) & (points["status"] == "ok")]
     if card.codecs:
         rows = rows[rows["codec"].isin(card.codecs)]
     bars, notes, images = [], [], set()

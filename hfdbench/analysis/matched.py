@@ -55,20 +55,20 @@ def at_rates(points: pd.DataFrame, base: str, rates: Sequence[float]) -> tuple[p
     taken : list of float
         The rates of the base that were taken.
     """
-    own = points[(points["codec"] == base) & (points["status"] == "ok")]["bpp"].sort_values()
+    own = points.loc[(points["codec"] == base) & (points["status"] == "ok"), "bpp"].sort_values()
     taken = [own.iloc[(own - rate).abs().argmin()] for rate in rates] if rates else [own.iloc[len(own) // 2]]
     matches = pd.Series(False, index=points.index)
     for rate in taken:
         matches |= (points["bpp"] / rate - 1).abs() <= MATCHED
-    return points[matches], sorted({float(rate) for rate in taken})
+    return points.loc[matches], sorted({float(rate) for rate in taken})
 
 
 def with_arrows(data: FigureData, base: str, decoders: Sequence[str]) -> FigureData:
     """The figure with an arrow from each point of the base to the decodings of its streams, and no lines."""
     origin = next((curve for curve in data.curves if curve.codec == base), None)
     arrows = []
-    for curve in data.curves if origin is not None else ():
-        if curve.codec not in decoders:
+    for curve in data.curves:
+        if origin is None or curve.codec not in decoders:
             continue
         for point, x, y in zip(curve.points, curve.x, curve.y, strict=True):
             if point in origin.points:

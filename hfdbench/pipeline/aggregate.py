@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -161,13 +162,13 @@ def _rate(rows: list[dict]) -> dict:
 def _distortion(rows: list[dict]) -> dict:
     psnr = [row["psnr_db"] for row in rows]
     similar = [row["ms_ssim"] for row in rows if row["ms_ssim"] is not None]
-    similar_db = [distortion.ms_ssim_db(value) for value in similar]
+    finite_db = [db for value in similar if (db := distortion.ms_ssim_db(value)) is not None]
     return {
         "identical": psnr.count(None),
         "psnr_db": None if None in psnr else statistics.fmean(psnr),
         "psnr_pooled_db": distortion.psnr_pooled_db((row["mse"], row["pixels"]) for row in rows),
         "ms_ssim": statistics.fmean(similar) if similar else None,
-        "ms_ssim_db": statistics.fmean(similar_db) if similar_db and None not in similar_db else None,
+        "ms_ssim_db": statistics.fmean(finite_db) if similar and len(finite_db) == len(similar) else None,
         "ms_ssim_images": len(similar),
     }
 
@@ -193,7 +194,7 @@ def _realism(trial: Trial, compared: Compared) -> tuple[dict, str]:
         return ({"fid_patches": ours.count}, f"no FID: {few}") if inception else ({}, f"no {extractor.column}: {few}")
     made = fid_id(trial.dataset.protocol, ours.count, extractor.id, trial.dataset.sha256)
     metrics = of_network(extractor.name)
-    values = {metric.identity: made for metric in metrics}
+    values: dict[str, Any] = {metric.identity: made for metric in metrics}
     if extractor.column:
         values[extractor.column] = frechet_distance(originals, ours)
     reasons = []

@@ -108,13 +108,14 @@ def _wanted(request: Request, other: str, dataset: Dataset) -> dict[str, int]:
     points = Results(request.out).points()
     if other not in set(points["codec"]):
         raise unknown("measured codec", other, set(points["codec"]))
-    points = points[(points["codec"] == other) & (points["dataset"] == dataset.id) & (points["status"] == "ok")]
+    points = points.loc[(points["codec"] == other) & (points["dataset"] == dataset.id) & (points["status"] == "ok")]
     if points.empty:
         raise UsageError(f"{other} has no results of {dataset.id}; first: hfdbench run --codec {other}")
     for name in request.points:
         if name not in set(points["point"]):
             raise unknown(f"measured point of {other}", name, set(points["point"]))
-    points = points[points["point"].isin(request.points or points["point"])]
+    if request.points:
+        points = points.loc[points["point"].isin(request.points)]
     for name, group in points.groupby("point"):
         if group["bytes"].nunique() > 1:
             raise UsageError(f"{other} {name} is stored with several rates; delete the outdated points")

@@ -6,6 +6,7 @@ joined by the line of their kind; published numbers are hollow, grey and never j
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import seaborn as sns
@@ -115,7 +116,8 @@ def _panel(axes: Axes, data: FigureData, ink: Mapping[str, Ink], marks: Mapping[
         colour = "#BDBDBD" if ink[arrow.codec].quiet else ink[arrow.codec].colour
         properties = shape | dict(color=colour, alpha=0.75)
         drawn = axes.annotate("", arrow.to, arrow.base, arrowprops=properties, zorder=1.6, annotation_clip=True)
-        drawn.arrow_patch.set_gid(f"arrow-{arrow.codec}")
+        if drawn.arrow_patch is not None:
+            drawn.arrow_patch.set_gid(f"arrow-{arrow.codec}")
     for overlay in data.overlays:
         _draw_overlay(axes, overlay, marks[overlay.system], 1 if len(data.overlays) < 8 else 0.75)
     _set_axis(axes, data.x, "x")
@@ -130,7 +132,7 @@ def _panel(axes: Axes, data: FigureData, ink: Mapping[str, Ink], marks: Mapping[
 def text_in(figure: Figure, text: str, size: float) -> tuple[float, float]:
     """Width and height of a line of text, in inches."""
     artist = figure.text(0, 0, text, fontsize=size)
-    extent = artist.get_window_extent(figure.canvas.get_renderer())
+    extent = artist.get_window_extent()
     artist.remove()
     return extent.width / figure.dpi, extent.height / figure.dpi
 
@@ -178,7 +180,7 @@ def _draw_overlay(axes: Axes, overlay: Overlay, mark: str | tuple, scale: float)
 
 def _label_marks(axes: Axes, data: FigureData, ink: Mapping[str, Ink]) -> None:
     """Name, free among the marks, published curves, the codecs of `ink` and the rates of ties."""
-    figure = axes.figure
+    figure: Any = axes.figure  # not a subfigure
     labels = [  # text, size, colour, marks it may stand at
         *((overlay.label, 5.5, HOLLOW_COLOUR, (overlay.x, overlay.y)) for overlay in data.overlays),
         *(
@@ -191,7 +193,8 @@ def _label_marks(axes: Axes, data: FigureData, ink: Mapping[str, Ink]) -> None:
     if not labels:
         return
     anchors = [[tuple(mark) for mark in axes.transData.transform(np.column_stack(marks))] for *_, marks in labels]
-    sizes = [tuple(figure.dpi * inches for inches in text_in(figure, text, size)) for text, size, *_ in labels]
+    inches = [text_in(figure, text, size) for text, size, *_ in labels]
+    sizes = [(figure.dpi * width, figure.dpi * height) for width, height in inches]
     points = figure.dpi / 72
     room = axes.get_window_extent()
     bounds = (room.x0 + points, room.y0 + points, room.x1 + 3 * points, room.y1 + 4 * points)
@@ -276,11 +279,11 @@ def _label_ends(
     start, middle, stop = (1 + inches / width for inches in (0.05, 0.175, 0.30))
     for curve, (x, y), place in zip(data.curves, ends, places, strict=True):
         own = ink[curve.codec]
-        inside = dict(transform=axes.transAxes, clip_on=False)
+        inside: dict[str, Any] = dict(transform=axes.transAxes, clip_on=False)
         axes.add_line(Line2D([x, start], [y, place], color=own.colour, linewidth=0.5, linestyle=(0, (1, 2)), **inside))
         axes.add_line(Line2D([start, middle, stop], [place] * 3, markevery=[1], **inside, **line(own)))
         colour, size = (QUIET_TEXT, 5.5) if own.quiet else (own.colour, 7)
-        text = dict(color=colour, fontsize=size, va="center_baseline", gid=f"label-{curve.codec}")
+        text: dict[str, Any] = dict(color=colour, fontsize=size, va="center_baseline", gid=f"label-{curve.codec}")
         axes.text(stop + 0.05 / width, place, names[curve.codec], transform=axes.transAxes, **text)
 
 

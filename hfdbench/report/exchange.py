@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -137,7 +138,7 @@ def codec_compare(curve: Curve) -> tuple[dict, list[str]]:
     every = pd.concat(tables)
     notes = []
     for name in ("psnr", "msssim"):
-        if every[name].isna().all():  # the field goes, not the rows
+        if every.loc[:, name].isna().all():  # the field goes, not the rows
             every = every.drop(columns=name)
             fields = {key: text for key, text in fields.items() if key != name}
             notes.append(f"{curve.stem}: no image has a finite {name}; the field is left out")
@@ -149,7 +150,7 @@ def codec_compare(curve: Curve) -> tuple[dict, list[str]]:
         "constant_descriptions": [{name: description} for name, (description, _) in constants.items()],
         "constant_values": [value for _, value in constants.values()],
         "field_descriptions": [{name: description} for name, description in fields.items()],
-        "field_values": every[~lacking][list(fields)].astype(object).to_numpy().tolist(),
+        "field_values": every.loc[~lacking, list(fields)].astype(object).to_numpy().tolist(),
     }, notes
 
 
@@ -157,7 +158,7 @@ def _dataset(curve: Curve) -> str:
     return f"{curve.dataset}, sha256 {curve.metadata.get('dataset_sha256', '')}"
 
 
-def _qualities(curve: Curve) -> dict[str, float]:
+def _qualities(curve: Curve) -> dict[str, Any]:
     """The option `quality` of each point, when all have a number there."""
     card = curve.metadata.get("card", {})
     options = {point["id"]: point.get("options", {}).get("quality") for point in card.get("points", [])}
@@ -208,8 +209,8 @@ def compressai(curve: Curve) -> dict:
         "bpp": [row["bpp_mean"] for row, _ in curve.points],
         "psnr-rgb": [row["psnr_db"] for row, _ in curve.points],
         "ms-ssim-rgb": [row["ms_ssim"] for row, _ in curve.points],
-        "encoding_time": [float(images["encode_s"].mean()) for _, images in curve.points],
-        "decoding_time": [float(images["decode_s"].mean()) for _, images in curve.points],
+        "encoding_time": [float(images.loc[:, "encode_s"].mean()) for _, images in curve.points],
+        "decoding_time": [float(images.loc[:, "decode_s"].mean()) for _, images in curve.points],
     }
     if len({row["fid_id"] for row, _ in curve.points}) == 1 and curve.points[0][0]["fid_label"] == "FID":
         columns["fid"] = [row["fid"] for row, _ in curve.points]

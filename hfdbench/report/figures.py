@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib import rc_context
@@ -155,13 +156,14 @@ def draw(
             if isinstance(data, LedgerData):
                 figure = ledger_figure(data, width, source)
             else:
-                figure = curves_figure(panels, ink, width, source, marks, _warning(points, data))
+                curves = [panel for panel in panels if isinstance(panel, FigureData)]
+                figure = curves_figure(curves, ink, width, source, marks, _warning(points, data))
             for name in options.formats:
                 files.append(out / f"{stem}.{name}")
                 with replacing(files[-1]) as temporary:
                     figure.savefig(temporary, format=name, dpi=300, metadata=METADATA[name])
         files += [out / f"{stem}.md", out / f"{stem}.tex"]
-        further = tuple(panel.y.title for panel in panels[1:])
+        further = tuple(panel.y.title for panel in panels[1:] if isinstance(panel, FigureData))
         write_text(files[-2], captions.markdown(data, card.note, options.commit, further))
         write_text(files[-1], captions.latex(data, card.note, options.commit, stem, further))
     refusals = (panels[0].not_overlaid for panels in every if isinstance(panels[0], FigureData))
@@ -175,15 +177,16 @@ def _panels(points: pd.DataFrame, card: FigureCard, dataset: str, options: Optio
         title = (options.dataset_titles or {}).get(dataset) or dataset
         return [ledger_data(points, card, dataset, title, known, options.results)]
     published = None if options.published is None else choose(options.published, options.systems)
+    base, taken = "", []
     decoders: list[str] = []
     if card.join == "base":
-        rows = points[points["dataset"] == dataset]
+        rows = points.loc[points["dataset"] == dataset]
         rows = rows[rows["codec"].isin(card.codecs)] if card.codecs else rows
         base, decoders = base_of(rows, known)
         points, taken = at_rates(rows, base, card.rates)
         if published is not None:
             near = [(published["bpp"] / rate - 1).abs() <= MATCHED for rate in taken]
-            published = published[pd.concat(near, axis=1).any(axis=1)]
+            published = published.loc[pd.concat(near, axis=1).any(axis=1)]
 
     def drawn(card: FigureCard) -> FigureData:
         made = figure_data(
@@ -215,7 +218,7 @@ def _panels(points: pd.DataFrame, card: FigureCard, dataset: str, options: Optio
 
 def _warning(points: pd.DataFrame, data: FigureData) -> str:
     """What stands above a FID of few patches."""
-    rows = points[(points["dataset"] == data.dataset) & points["codec"].isin([curve.codec for curve in data.curves])]
+    rows = points.loc[(points["dataset"] == data.dataset) & points["codec"].isin([c.codec for c in data.curves])]
     if "fid" not in (data.x.column, data.y.column) or "fid_patches" not in rows:
         return ""
     patches = int(rows["fid_patches"].dropna().min())
@@ -224,7 +227,7 @@ def _warning(points: pd.DataFrame, data: FigureData) -> str:
 
 def _printable(
     panels: list[FigureData | LedgerData], warnings: list[str]
-) -> tuple[list[FigureData | LedgerData], dict[str, object]]:
+) -> tuple[list[FigureData | LedgerData], dict[Any, Any]]:
     """The panels in characters that fonts have, and the settings that find these fonts."""
     written: list[str] = []
     for data in panels:

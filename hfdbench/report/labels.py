@@ -44,7 +44,7 @@ def place(
     placed: dict[int, tuple[Box, tuple[float, float]]] = {}
     for item in sorted(range(len(sizes)), key=lambda i: (len(anchors[i]), i)):
         taken = [box for box, _ in placed.values()]
-        best = None
+        best: tuple[float, Box, tuple[float, float]] | None = None
         for which, anchor in enumerate(anchors[item]):
             for far in (1.0, 2.2, 3.6, 5.5, 8.0):
                 for rank, side in enumerate(SIDES):
@@ -52,6 +52,7 @@ def place(
                     cost = _cost(box, obstacles, taken, room) + 0.9 * far + 0.12 * rank + 0.01 * which
                     if best is None or cost < best[0]:
                         best = (cost, box, anchor)
+        assert best is not None  # every label has an anchor
         placed[item] = best[1:]
     return [placed[item] for item in range(len(sizes))]
 

@@ -34,10 +34,9 @@ def ledger_figure(data: LedgerData, width: str, source: str) -> Figure:
             y += gap_in * (last is not None) + row_in
             axes.text(0, y - 0.45 * row_in, f" {bar.title}", fontsize=7, va="center", color="#222222")
             last = bar.title
-        start = 0.0
+        start, middle = 0.0, y + row_in / 2
         for part, colour in zip(data.parts, _cycled(PARTS, len(data.parts)), strict=True):
             length = bar.parts.get(part, 0)
-            middle = y + row_in / 2
             axes.barh(
                 middle, length, 0.72 * row_in, left=start, color=colour, linewidth=0, gid=f"bar-{bar.codec}-{part}"
             )

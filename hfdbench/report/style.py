@@ -6,6 +6,7 @@ are filled for what hfdbench decoded itself and hollow for pixels that somebody 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
@@ -53,9 +54,9 @@ HOLLOW = (*"os^Dv>p<hPX8d*H", (4, 1, 0), (6, 1, 0), (4, 1, 45))
 HOLLOW_COLOUR = "#4A4A4A"
 QUIET = "#B8B8B8"
 PARTS = ("#A50026", "#E8A33D", "#4E79A7", "#7F7F7F", "#59A14F", "#9467BD")  # of a stream, in its order
-MARKER_SIZE = {"P": 4.2, "X": 4.2, "*": 6.5}  # a star covers less than a square as wide
+MARKER_SIZE: dict[str | tuple, float] = {"P": 4.2, "X": 4.2, "*": 6.5}  # a star covers less than a square as wide
 
-RC = {
+RC: dict[Any, Any] = {  # Matplotlib declares the names of its settings as literals
     **sns.axes_style("ticks"),
     "font.family": list(FIRST),
     "text.parse_math": False,  # titles are others' text: a dollar sign is a dollar sign

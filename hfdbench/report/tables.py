@@ -13,6 +13,7 @@ are added where they say such a thing. A CSV cell that a spreadsheet would take 
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
@@ -63,7 +64,7 @@ def render(frame: pd.DataFrame, form: str = "table", columns: Iterable[str] | No
     for column in columns:
         if column not in frame.columns:
             raise unknown("column", column, frame.columns)
-    frame = frame[columns]
+    frame = frame.loc[:, columns]
     if form == "json":
         records = [{name: _plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
         return text.to_json(records, indent=2) + "\n"
@@ -106,6 +107,7 @@ def render_points(
     """
     columns = list(points.columns if columns is None else columns)
     paper = form in ("markdown", "latex")
+    rate = pd.Series(dtype=int)
     if paper:
         rate = one_rate(points)
         points = points.assign(_rate=rate).sort_values(["dataset", "_rate", "codec", "bpp"], kind="stable")
@@ -115,14 +117,14 @@ def render_points(
     plain = render(points, form, columns)  # refuses unknown names before the intervals are computed
     measured = [name for name in columns if name in METRICS and name in points]
     found = {} if intervals is None else {name: intervals(points, name) for name in measured}
-    found = {name: bounds for name, bounds in found.items() if bounds["lo"].notna().any()}
+    found = {name: bounds for name, bounds in found.items() if bounds.loc[:, "lo"].notna().any()}
     if form in ("json", "csv"):
         wide = points.assign(
             **{f"{name}_{side}": bounds[side] for name, bounds in found.items() for side in ("lo", "hi")}
         )
         sides = {name: [f"{name}_lo", f"{name}_hi"] if name in found else [] for name in columns}
         return render(wide, form, [each for name in columns for each in (name, *sides[name])]) if found else plain
-    frame = points[columns]
+    frame = points.loc[:, columns]
     cells = _cells(frame)
     for name, bounds in found.items():
         place = columns.index(name)
@@ -158,7 +160,7 @@ def caveats(points: pd.DataFrame, columns: Iterable[str]) -> list[str]:
         Sentences; the first ones begin with the mark of the points they are about.
     """
     columns, notes = list(columns), []
-    for row in points[_incomplete(points)].to_dict("records"):
+    for row in points.loc[_incomplete(points)].to_dict("records"):
         why = row.get("note") or "some images failed"
         notes.append(
             f"{MARK} {row['codec']} {row['point']} on {row['dataset']}: {row['status']} ({why}); not comparable."
@@ -194,14 +196,14 @@ def _incomplete(points: pd.DataFrame) -> pd.Series:
     """Which points lack images: partial and failed ones."""
     if "status" not in points:
         return pd.Series(False, index=points.index)
-    return points["status"].ne("ok")
+    return points.loc[:, "status"].ne("ok")
 
 
 def _few(points: pd.DataFrame) -> pd.Series:
     """Which points have a FID of too few patches."""
     if "fid_patches" not in points or "fid" not in points:
         return pd.Series(False, index=points.index)
-    return points["fid"].notna() & points["fid_patches"].astype(float).lt(ENOUGH_PATCHES)
+    return points.loc[:, "fid"].notna() & points.loc[:, "fid_patches"].astype(float).lt(ENOUGH_PATCHES)
 
 
 def one_rate(points: pd.DataFrame) -> pd.Series:
@@ -227,7 +229,7 @@ def _best(points: pd.DataFrame, rate: pd.Series, column: str, texts: list[str]) 
     rows = pd.DataFrame({"value": points[column].astype(float), "codec": points["codec"], "text": texts, "rate": rate})
     rows["identity"] = points.get(identity(column), "")
     rows["place"] = range(len(rows))
-    rows = rows[~_incomplete(points)]
+    rows = rows.loc[~_incomplete(points)]
     found = []
     for _, some in rows.dropna(subset="value").groupby("rate"):
         if some["codec"].nunique() > 1 and some["identity"].nunique(dropna=False) == 1:
@@ -252,7 +254,7 @@ def _print(
     return {"table": _table, "markdown": _markdown, "latex": _latex}[form](columns, cells, right, list(notes))
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> object:
     """A value JSON knows: numbers stay exact, null for what is missing."""
     if _missing(value):
         return None

@@ -167,7 +167,7 @@ def _completed(
             raise unknown(f"--{option}", value, allowed)
     resize, network, found = stated.resize, stated.network, []
     seen = _mentions(path)
-    same = known[known["source"].map(_repository) == (_repository(source) or "-")]
+    same = known.loc[known["source"].map(_repository) == (_repository(source) or "-")]
     if "fid" in measures or "kid" in measures:
         tools = [name for name in IMPORTS if name in seen]
         for name in tools:
@@ -244,8 +244,9 @@ def _compared(
 ) -> tuple[list[str], list[str]]:
     """What may not be compared with what, by its protocol; and what may though hfdbench measures in another way."""
     conflicts, comparable = [], []
-    for (metric, own), _ in points.groupby(["metric", "protocol"]):
-        of_metric = known[(known["metric"] == metric) & (known["dataset"] == dataset.id)]
+    kinds: Iterable[tuple] = points.groupby(["metric", "protocol"])
+    for (metric, own), _ in kinds:
+        of_metric = known.loc[(known["metric"] == metric) & (known["dataset"] == dataset.id)]
         here = {"fid256", "whole"} if _of_patches(metric) else {METRICS[metric].published}
         others = of_metric[of_metric["protocol"] != own]
         if own in here and others.empty:
@@ -287,7 +288,7 @@ def _differing(points: pd.DataFrame, known: pd.DataFrame) -> list[str]:
     """Points of systems that are known at the same rate, by the same protocol, with another value."""
     conflicts = []
     for row in points.to_dict("records"):
-        same = known[
+        same = known.loc[
             (known["system"].str.lower() == row["system"].lower())
             & (known[["dataset", "metric", "protocol"]] == [row["dataset"], row["metric"], row["protocol"]]).all(axis=1)
             & ((known["bpp"] / row["bpp"] - 1).abs() <= SAME_RATE)

@@ -85,7 +85,7 @@ def read(out: Path | None = None) -> pd.DataFrame:
     twice = every.duplicated(IDENTITY)
     if twice.any():
         row = every[twice].iloc[0]
-        same = every[(every[IDENTITY] == row[IDENTITY]).all(axis=1)]["file"].unique()
+        same = every.loc[(every[IDENTITY] == row[IDENTITY]).all(axis=1), "file"].unique()
         raise UsageError(
             f"{row['file']}: {_named(row)} is given twice ({' and '.join(same)}); remove one, or tell them apart by variant"
         )
@@ -165,7 +165,7 @@ def checked(frame: pd.DataFrame, name: Path | str) -> pd.DataFrame:
     UsageError
         For a value that cannot be right, naming its row; the head line counts as row 1.
     """
-    frame = frame[list(COLUMNS)].reset_index(drop=True)
+    frame = frame.loc[:, list(COLUMNS)].reset_index(drop=True)
     for column in TEXT:
         frame[column] = frame[column].fillna("").astype(str)
     for column in NUMBERS:
@@ -226,8 +226,8 @@ def keep(rows: pd.DataFrame, out: Path, name: Path | str) -> Path:
 
 
 def _numbers(name: Path | str, frame: pd.DataFrame, column: str) -> pd.Series:
-    given = frame[column].map(lambda value: None if value == "" else value)
-    numbers = pd.to_numeric(given, errors="coerce").astype(float)
+    given = frame.loc[:, column].map(lambda value: None if value == "" else value)
+    numbers = pd.Series(pd.to_numeric(given, errors="coerce"), dtype=float)
     wrong = ~numbers.map(math.isfinite) & given.notna()
     if column not in OPTIONAL:
         wrong |= numbers.isna()
@@ -271,7 +271,7 @@ def choose(published: pd.DataFrame, systems: Sequence[str]) -> pd.DataFrame:
         if not fits.any():
             raise unknown("published system", name, set(published["system"]))
         wanted |= fits
-    return published[wanted]
+    return published.loc[wanted]
 
 
 def protocol(column: str, rows: pd.DataFrame) -> str:
@@ -293,7 +293,7 @@ def overlays(
     Raises UsageError, naming theirs and ours, when every published point is of another dataset or protocol.
     """
     axes = [column for column in (x, y) if column != "bpp"]
-    of_metric = published[published["metric"].isin(axes)]
+    of_metric = published.loc[published["metric"].isin(axes)]
     fits = (of_metric["dataset"] == dataset) & (of_metric["protocol"] == of_metric["metric"].map(protocols))
     rows = of_metric[fits]
     identity = ["system", "variant", "point", "source"]
@@ -333,13 +333,16 @@ def _refusal(of_metric: pd.DataFrame, dataset: str, axes: Sequence[str], protoco
     ours = " and ".join(
         f"{column} of {dataset} ({protocols.get(column) or 'a protocol of our own'})" for column in axes
     )
-    theirs = sorted({f"{row.metric} of {row.dataset} ({row.protocol})" for row in of_metric.itertuples()})
+    theirs = sorted(
+        {f"{row['metric']} of {row['dataset']} ({row['protocol']})" for row in of_metric.to_dict("records")}
+    )
     return f"published points are not overlaid: they are {', '.join(theirs)}; the figure shows {ours}"
 
 
 def _origin(rows: pd.DataFrame) -> str:
     parts = []
-    for (badge, source, note), some in rows.groupby(["badge", "source", "note"]):
+    groups: Iterable[tuple] = rows.groupby(["badge", "source", "note"])
+    for (badge, source, note), some in groups:
         off = some[some["plus_minus"] > 0].groupby("metric")["plus_minus"].max()
         readings = (f"{METRICS[metric].name} ±{value:g}" for metric, value in off.items())
         words = [badge, *readings, source, *([note] if note else [])]
@@ -349,7 +352,7 @@ def _origin(rows: pd.DataFrame) -> str:
 
 def summary(published: pd.DataFrame) -> pd.DataFrame:
     """What there is, a row per curve, dataset and source: for `hfdbench list published`."""
-    groups = published.groupby(["system", "variant", "dataset", "badge", "source"], sort=True)
+    groups: Iterable[tuple] = published.groupby(["system", "variant", "dataset", "badge", "source"], sort=True)
 
     def each(items: Iterable[str]) -> str:
         return " ".join(sorted(set(items)))

@@ -13,14 +13,17 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow import compute
 
 from hfdbench.errors import UsageError
 from hfdbench.results import parquet
 from hfdbench.results.folder import ResultsFolder
 from hfdbench.results.parquet import DamagedFile
+
+pc: Any = compute  # makes its functions when it is imported: no type checker sees them
 
 FLUSH_S, FLUSH_IMAGES, FLUSH_BYTES = 15.0, 64, 16 << 20  # what a killed run may lose, and what it may hold in memory
 
@@ -200,14 +203,14 @@ def _by_image(table: pa.Table, column: str) -> dict[int, list]:
 
 def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
     """First and last of each run of consecutive numbers."""
-    first = last = None
+    run: list[int] = []
     for number in numbers:
-        if last is not None and number != last + 1:
-            yield first, last
-            first = None
-        first, last = number if first is None else first, number
-    if last is not None:
-        yield first, last
+        if run and number != run[-1] + 1:
+            yield run[0], run[-1]
+            run = []
+        run.append(number)
+    if run:
+        yield run[0], run[-1]
 
 
 @contextmanager
@@ -218,7 +221,8 @@ def working(folder: ResultsFolder, key: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _unlock(path, handle)
+        if handle is not None:
+            _unlock(path, handle)
 
 
 def discard(folder: ResultsFolder, key: str) -> None:

@@ -4,7 +4,8 @@ Conventions: numbers of images are rounded to six digits; what a point lacks is 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -98,7 +99,7 @@ def rounded(value: object) -> float | None:
     return float(f"{value:.6g}") if _is_number(value) else None
 
 
-def _options(metadata: dict) -> dict:
+def _options(metadata: Mapping[str, Any]) -> dict:
     point = next(p for p in metadata["card"]["points"] if p["id"] == metadata["point"])
     return {"options": point["options"], "weights": {w["file"]: w["sha256"] for w in point["weights"]}}
 
@@ -136,7 +137,7 @@ def figure_entry(card: FigureCard) -> dict:
 def metric_entries(table: pd.DataFrame) -> dict:
     """Every numeric column: what it is, how its axis is titled, what it is checked against."""
     described = {column.name: column for column in POINTS_COLUMNS}
-    columns = [c for c in table.columns if c != "seed" and table[c].map(_is_number).any()]
+    columns = [c for c in table.columns if c != "seed" and table.loc[:, c].map(_is_number).any()]
     document = {}
     for column in columns:
         own = METRICS.get(column)

@@ -23,7 +23,7 @@ from hfdbench.datasets.ids import parse_id
 from hfdbench.errors import Unavailable
 from hfdbench.files.atomic import write_text
 from hfdbench.metrics.distribution.patches import PATCH
-from hfdbench.progress import Progress
+from hfdbench.progress import Progress, Silent
 from hfdbench.report.page.album import Album, Choice
 from hfdbench.report.page.document import (
     add_intervals,
@@ -92,7 +92,7 @@ def write_page(
         "environments": environments(sections, [trial for some in grouped.values() for trial in some]),
         "datasets": sections,
     }
-    progress = progress or _Silent()
+    progress = progress or Silent()
     if choice.intervals is not False:
         progress.start(len(uncertainty.COLUMNS) * len(sections), "intervals")
         for section, some in zip(sections, grouped.values(), strict=True):
@@ -117,11 +117,6 @@ def write_page(
     path = to / "index.html"
     write_text(path, text)
     return Page(path, path.stat().st_size, tuple(album.notes))
-
-
-class _Silent:
-    def start(self, total: int, what: str) -> None: ...
-    def advance(self, n: int = 1) -> None: ...
 
 
 def _plotly() -> str:
