@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -263,7 +264,7 @@ class _Points:
         self.used += [trial.row for trial in same]
         return Estimate.over_seeds(estimates)
 
-    def difference(self, a: str, b: str, point: str, name: str, **bounds: float) -> _Difference:
+    def difference(self, a: str, b: str, point: str, name: str, **bounds: Any) -> _Difference:
         """a minus b at one point, of the distance. Raises Unavailable where there is none, or they are not alike."""
         column = self.metric
         values = [self.value(codec, point, column) for codec in (a, b)]

@@ -137,11 +137,11 @@ def compare_codecs(
     for metric in metrics:
         try:
             _refuse_mixed([trial for side in chosen for trial in side], metric)
-            sides = [_side(side, codec, metric, notes) for codec, side in zip((a, b), chosen, strict=True)]
+            first, second = (_side(side, codec, metric, notes) for codec, side in zip((a, b), chosen, strict=True))
         except ValueError as error:
             notes.append(f"{metric}: {error}")
             continue
-        rows += _gains(*sides, metric, notes) + _deltas(*sides, metric, notes)
+        rows += _gains(first, second, metric, notes) + _deltas(first, second, metric, notes)
     if not rows:
         raise UsageError(f"{a} and {b} cannot be compared on {dataset}: {'; '.join(notes)}")
     every = [trial.row for side in chosen for trial in side]

@@ -186,10 +186,10 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
     Holm 1979, "A simple sequentially rejective multiple test procedure". NaN is no statement and stays NaN.
     """
-    p_values = np.asarray(p_values, np.float64)
-    adjusted = np.full(len(p_values), np.nan)
-    there = np.flatnonzero(~np.isnan(p_values))
-    order = there[np.argsort(p_values[there], kind="stable")]
-    steps = p_values[order] * np.arange(len(order), 0, -1)
+    values = np.asarray(p_values, np.float64)
+    adjusted = np.full(len(values), np.nan)
+    there = np.flatnonzero(~np.isnan(values))
+    order = there[np.argsort(values[there], kind="stable")]
+    steps = values[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return adjusted

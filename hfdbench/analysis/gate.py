@@ -187,7 +187,7 @@ def accept(run: Path, baseline: Path, codecs: Iterable[str] = ()) -> list[Path]:
     notes: list[str] = []
     points = list(_newest(_only(_measured(Path(run)), codecs, run), notes).values())
     for point in points:
-        if not point.images["status"].eq("ok").all():
+        if not point.images.loc[:, "status"].eq("ok").all():
             raise UsageError(f"{point.label}: images failed; a baseline needs all of them")
     return [_write(Path(baseline), point) for point in points]
 
@@ -383,7 +383,9 @@ def _compare_distances(
             continue
         change = Estimate(ratio - 1, len(pulls) * deviations.of_mean(pulls))
         sides = was.value, now.value
-        made.append(_change(old.label, column, sides, change, allowed[column], card.level, old.images["name"], pulls))
+        made.append(
+            _change(old.label, column, sides, change, allowed[column], card.level, old.images.loc[:, "name"], pulls)
+        )
     return made
 
 

@@ -1,3 +1,4 @@
+# pyright: basic
 """Stage 1, second architecture: a lapped transform coder whose linear parts start as a real transform, beside small networks.
 
 An untrained network spends most of a small budget on learning that pictures have colours and frequencies. Here the linear path

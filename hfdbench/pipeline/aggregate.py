@@ -194,7 +194,7 @@ def _realism(trial: Trial, compared: Compared) -> tuple[dict, str]:
         return ({"fid_patches": ours.count}, f"no FID: {few}") if inception else ({}, f"no {extractor.column}: {few}")
     made = fid_id(trial.dataset.protocol, ours.count, extractor.id, trial.dataset.sha256)
     metrics = of_network(extractor.name)
-    values: dict[str, Any] = {metric.identity: made for metric in metrics}
+    values: dict[str, Any] = {metric.identity: made for metric in metrics if metric.identity}
     if extractor.column:
         values[extractor.column] = frechet_distance(originals, ours)
     reasons = []

@@ -172,7 +172,8 @@ def _measure(
     session: Session, trial: Trial, stream: dict, pool: Pool
 ) -> tuple[dict, np.ndarray | None, np.ndarray | None]:
     """One row of the images table, and the decoded image and its original when they can be compared."""
-    row = {"codec": trial.codec.id, "point": trial.point, "dataset": trial.dataset.id, "status": "error"}
+    row: dict[str, Any] = {"codec": trial.codec.id, "point": trial.point, "dataset": trial.dataset.id}
+    row["status"] = "error"
     row |= {
         name: stream[name] for name in ("image", "name", "width", "height", "bytes", "encode_s", "error", "passing")
     }

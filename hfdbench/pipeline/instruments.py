@@ -64,7 +64,13 @@ def open_instruments(request: Request) -> Instruments:
             measures[name] = open_measure(name, Place(weights.get(name), root, request.device, not request.dry_run))
         except Unavailable as error:
             unmeasured[name] = error
-    return Instruments(request.device, *map(MappingProxyType, (extractors, absent, measures, unmeasured)))
+    return Instruments(
+        request.device,
+        MappingProxyType(extractors),
+        MappingProxyType(absent),
+        MappingProxyType(measures),
+        MappingProxyType(unmeasured),
+    )
 
 
 def without(name: str) -> str:

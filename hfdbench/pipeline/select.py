@@ -8,9 +8,10 @@ when it is asked for.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+from pyarrow import compute
 
 from hfdbench.metrics.image.measure import BY_NAME
 from hfdbench.pipeline.instruments import Instruments
@@ -19,6 +20,8 @@ from hfdbench.results import parquet, schema
 from hfdbench.results.folder import ResultsFolder
 from hfdbench.results.parquet import DamagedFile
 from hfdbench.results.stored import read_point
+
+pc: Any = compute  # makes its functions when it is imported: no type checker sees them
 
 READ_WHOLE_BYTES = 64 << 20  # larger files of features are checked by their footer, page by page when they are used
 

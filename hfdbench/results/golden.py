@@ -114,7 +114,9 @@ def _draws(results: Results, keys: dict[str, set[str]]) -> pa.Table:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m hfdbench.results.golden", description=pack.__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m hfdbench.results.golden", description=(pack.__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("to", type=Path)
     parser.add_argument("--rekey", action="store_true")

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ class Pieces:
             self._compared(parquet.read_table(path), table, parquet.read_metadata(path).get("host"), self._host)
         self._paths[first, last] = path
 
-    def take_back(self, finished: Path, images: int, again: set[int]) -> None:
+    def take_back(self, finished: Path, images: int, again: Set[int]) -> None:
         """Turn a finished table into pieces without the images `again`, and remove it."""
         table = parquet.read_table(finished, schema=self.schema)
         kept = [image for image in range(images) if image not in again and image not in self]

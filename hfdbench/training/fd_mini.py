@@ -140,7 +140,10 @@ def prepare(photos: Path, inception: Path, out: Path, recipe: dict) -> None:
             patches = np.stack(groups)
             np.save(out / f"patches-{name}", patches)
             features = teacher.features(patches.reshape(-1, SIDE, SIDE, 3)).reshape(*patches.shape[:2], -1)
-            with replacing(out / f"features-{name}") as part, open(part, "wb") as file:  # last: then the shard is there
+            with (
+                replacing(out / f"features-{name}") as temporary,
+                open(temporary, "wb") as file,
+            ):  # last: then the shard is there
                 np.save(file, features.astype(np.float16))
             print(f"{first + len(groups)} groups", flush=True)
 
@@ -171,7 +174,7 @@ def maps(inception: Path, out: Path, recipe: dict) -> None:
             parts = {f"{key}{k}": value for k, basis in enumerate(bases) for key, value in vars(basis).items()}
             np.savez(out / "bases.npz", **parts)
         arrays = (basis.of(x).astype(np.float16) for basis, x in zip(bases, whole, strict=True))
-        with replacing(out / f"maps-{name}.npz") as part, open(part, "wb") as file:
+        with replacing(out / f"maps-{name}.npz") as temporary, open(temporary, "wb") as file:
             np.savez(file, *(x.reshape(*patches.shape[:2], *x.shape[1:]) for x in arrays))
         print(f"maps of shard {name}", flush=True)
 
