@@ -7,6 +7,7 @@ all: its new features and metrics must be those of the images that were measured
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 import pyarrow as pa

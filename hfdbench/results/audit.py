@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -244,7 +245,7 @@ def _compared(
 ) -> tuple[list[str], list[str]]:
     """What may not be compared with what, by its protocol; and what may though hfdbench measures in another way."""
     conflicts, comparable = [], []
-    kinds: Iterable[tuple] = points.groupby(["metric", "protocol"])
+    kinds: Any = points.groupby(["metric", "protocol"])
     for (metric, own), _ in kinds:
         of_metric = known.loc[(known["metric"] == metric) & (known["dataset"] == dataset.id)]
         here = {"fid256", "whole"} if _of_patches(metric) else {METRICS[metric].published}

@@ -27,6 +27,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -341,7 +342,7 @@ def _refusal(of_metric: pd.DataFrame, dataset: str, axes: Sequence[str], protoco
 
 def _origin(rows: pd.DataFrame) -> str:
     parts = []
-    groups: Iterable[tuple] = rows.groupby(["badge", "source", "note"])
+    groups: Any = rows.groupby(["badge", "source", "note"])
     for (badge, source, note), some in groups:
         off = some[some["plus_minus"] > 0].groupby("metric")["plus_minus"].max()
         readings = (f"{METRICS[metric].name} ±{value:g}" for metric, value in off.items())
@@ -352,7 +353,7 @@ def _origin(rows: pd.DataFrame) -> str:
 
 def summary(published: pd.DataFrame) -> pd.DataFrame:
     """What there is, a row per curve, dataset and source: for `hfdbench list published`."""
-    groups: Iterable[tuple] = published.groupby(["system", "variant", "dataset", "badge", "source"], sort=True)
+    groups: Any = published.groupby(["system", "variant", "dataset", "badge", "source"], sort=True)
 
     def each(items: Iterable[str]) -> str:
         return " ".join(sorted(set(items)))
