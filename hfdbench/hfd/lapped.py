@@ -78,7 +78,9 @@ def places(latents: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Colour, row and column frequency of each latent: descending typical variance, the three block means first."""
     variance = typical_variance()
     variance[:, 0, 0] = np.array([3, 2, 1]) * 1e3
-    return np.unravel_index(np.argsort(-variance.ravel(), kind="stable")[:latents], variance.shape)
+    order = np.argsort(-variance.ravel(), kind="stable")[:latents]
+    colour, row, column = np.unravel_index(order, variance.shape)
+    return colour, row, column
 
 
 def basis(latents: int) -> np.ndarray:
@@ -206,6 +208,11 @@ class Synthesis(nn.Module):
 class LappedAutoencoder(Autoencoder):
     """The same streams and methods as Autoencoder, other transforms and other networks in the entropy model."""
 
+    bands: Tensor
+    spread: Tensor
+    analysis: Any
+    synthesis: Any
+
     def _build(self) -> None:
         config = self.config
         explicit = COLOURS + BANDS
@@ -269,11 +276,11 @@ class LappedAutoencoder(Autoencoder):
             for k in range(COLOURS, COLOURS + BANDS):
                 self.area_synthesis.weight[k, k] = ramp[:, None] * ramp
             self.band_scale.weight.copy_(self.bands.T[:, :, None, None])
-            self.band_scale.bias.zero_()
+            cast(Tensor, self.band_scale.bias).zero_()
             for net in self.entropy_parameters:
                 last = cast(nn.Conv2d, cast(nn.Sequential, net)[-1])
                 last.weight *= 0.1
-                last.bias *= 0
+                cast(Tensor, last.bias).zero_()
         self.bottleneck = EntropyBottleneck(h)
         with torch.no_grad():
             self.bottleneck.quantiles[:COLOURS] = torch.tensor([-64.0, 0.0, 64.0])
