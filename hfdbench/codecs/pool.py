@@ -378,6 +378,7 @@ class _Process:
         try:
             if popen is None or popen.stdin is None:
                 raise EOFError
+            sending = time.perf_counter()
             send(cast(BinaryIO, popen.stdin), header, body)
             began = time.perf_counter()
             answer, data, arrived = self._receive(HEADER_BYTES, limits.answer_bytes)
@@ -400,7 +401,7 @@ class _Process:
         if "error" in answer:
             raise CodecFailed(_plain(answer["error"]), _plain(answer.get("type", "")))
         try:
-            return _checked(header["do"], answer, data, arrived - began), data
+            return _checked(header["do"], answer, data, arrived - began, arrived - sending), data
         except _Malformed as error:
             self.stop()
             raise CodecFailed(f"{pool.role} {error}") from None
@@ -498,13 +499,16 @@ def _size(header: dict) -> str:
     return ""
 
 
-def _checked(do: str, answer: dict, body: bytes, elapsed_s: float) -> dict:
-    """The answer with a time that both clocks agree with. Raises _Malformed."""
+def _checked(do: str, answer: dict, body: bytes, elapsed_s: float, most_s: float) -> dict:
+    """The answer with a time that can be true: from `elapsed_s`, since all was sent, to `most_s`, since sending began.
+
+    Raises _Malformed.
+    """
     if do in ("encode", "decode"):
-        name = f"{do}_s"
-        if not isinstance(answer.get(name), int | float):
+        own = answer.get(f"{do}_s")
+        if not isinstance(own, int | float):
             raise _Malformed("answered without a time")
-        answer = answer | {name: max(float(answer[name]), elapsed_s) if answer[name] < LOAD_S**2 else elapsed_s}
+        answer = answer | {f"{do}_s": float(own) if elapsed_s < own <= most_s else elapsed_s}
     if do == "decode" and not _is_shape(answer.get("shape"), len(body)):
         raise _Malformed("answered with pixels of another number than its shape says")
     if do == "decode_batch":
