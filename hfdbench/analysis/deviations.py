@@ -19,6 +19,10 @@ from hfdbench.metrics.distribution import influence
 ROWS = 1024  # features whose kernel values are held at a time
 
 
+class TooFewPatches(ValueError):
+    """The features are what they must be, but an interval takes more of them."""
+
+
 def of_mean(values: np.ndarray) -> np.ndarray:
     """Deviations of a mean over the images that have a value (NaN: has none)."""
     values = np.asarray(values, np.float64)
@@ -75,7 +79,7 @@ def of_kid(reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray, 
     times = np.concatenate([np.ones((1, images)), 1 - np.eye(images)])  # all images, then all but the i-th
     count = times @ patches
     if count.min() < 2:
-        raise ValueError("an interval of a KID needs 2 patches without any one image")
+        raise TooFewPatches("an interval of a KID needs 2 patches without any one image")
     values = (((times @ within) * times).sum(axis=1) - times @ itself) / (count * (count - 1))
     values -= 2 * ((times @ cross) * times).sum(axis=1) / count**2
     pseudo = (images - 1) * (values[0] - values[1:])
@@ -102,6 +106,8 @@ def _checked(reference, test, image_of_patch, images: int) -> tuple[np.ndarray, 
             f"reference, test and image_of_patch must be N x D, N x D and N, not {reference.shape}, {test.shape} and "
             f"{image_of_patch.shape}"
         )
-    if len(test) < 3 or image_of_patch.min() < 0 or image_of_patch.max() >= images:
+    if len(test) and not 0 <= image_of_patch.min() <= image_of_patch.max() < images:
         raise ValueError(f"{len(test)} patches of images {np.unique(image_of_patch)} do not fit {images} images")
+    if len(test) < 3:
+        raise TooFewPatches(f"{len(test)} patches: an interval takes at least 3")
     return reference, test, image_of_patch

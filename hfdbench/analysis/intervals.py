@@ -129,7 +129,7 @@ def _distance_deviations(trial: StoredTrial, column: str) -> np.ndarray | None:
         function = deviations.of_kid if METRICS[column].interval == "kid" else deviations.of_frechet
         try:
             found = function(reference, test, image_of_patch, trial.images)
-        except ValueError:  # too few images or patches for an interval
+        except deviations.TooFewPatches:
             return None
         trial.results.keep_deviations(trial, column, METHOD, found)
     elif found is None:

@@ -71,6 +71,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our stdout has gone, as head does
         sys.stderr.close()
         sys.exit(0)
+    finally:
+        interrupts.settle()
 
 
 def version(wanted: bool) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hfdbench.cli.options import Cards, DataRoot, Device, DeviceOption, Inception
+from hfdbench.cli.options import Cards, DataRoot, Device, DeviceOption, Inception, OnlyCodecs
 from hfdbench.cli.terminal import chosen
 from hfdbench.errors import UsageError
 
@@ -17,7 +17,7 @@ def gate(
     run: Annotated[Path, typer.Argument(help="Folder of results.")],
     against: Annotated[Path | None, typer.Option("--against", help="The baseline: a folder.")] = None,
     accept: Annotated[Path | None, typer.Option("--accept", help="Make the run this baseline instead.")] = None,
-    codec: Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")] = None,
+    codec: OnlyCodecs = None,
     card: Annotated[str, typer.Option("--card", help="Gate card: what may get worse, and how much.")] = "default",
     junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML here.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the summary here, too.")] = None,

@@ -13,11 +13,13 @@ STOPPED = "hfdbench: stopped; finished results are kept, and the same command co
 PATIENCE_S = 1.8  # for writing what is finished
 
 
+interrupted = threading.Event()
+
+
 def install() -> None:
     """Handle SIGINT so; where it is ignored (a shell's background job) it stays ignored."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return
-    interrupted = threading.Event()
 
     def leave() -> None:
         if pool := sys.modules.get("hfdbench.codecs.pool"):
@@ -35,3 +37,11 @@ def install() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, handle)
+
+
+def settle() -> None:
+    """After an interrupt, when only the interpreter's own end is left: it restores the default action of signals, and
+    one more Ctrl-C would change the exit code.
+    """
+    if interrupted.is_set():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -14,6 +14,8 @@ from hfdbench.cli.options import (
     DeviceOption,
     Form,
     Inception,
+    OnlyCodecs,
+    OnlyDatasets,
     Out,
     Thing,
     Workers,
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 
 def report(
     figure: Annotated[list[str] | None, typer.Argument(help="Figure ids; all when none is given.")] = None,
-    codec: Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")] = None,
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only these datasets.")] = None,
+    codec: OnlyCodecs = None,
+    dataset: OnlyDatasets = None,
     form: Annotated[list[str] | None, typer.Option("--format", help="pdf, svg, png; all when none is given.")] = None,
     width: Annotated[str | None, typer.Option("--width", help="column or full, instead of the card's.")] = None,
     published: Annotated[bool, typer.Option("--published", help="Lay published numbers over, hollow.")] = False,
@@ -114,8 +116,8 @@ def titled(dataset: str, titles: dict[str, str]) -> str:
 
 
 def show(
-    codec: Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")] = None,
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only these datasets.")] = None,
+    codec: OnlyCodecs = None,
+    dataset: OnlyDatasets = None,
     columns: Annotated[
         str | None, typer.Option("--columns", help="Column names, by commas; all: every column.")
     ] = None,

@@ -8,13 +8,19 @@ import typer
 
 from hfdbench.cli.options import (
     Cards,
+    Codecs,
     DataRoot,
+    Datasets,
     Device,
     DeviceOption,
     Features,
     Inception,
+    Limit,
     Metrics,
+    OnlyCodecs,
     Out,
+    Points,
+    Seed,
     Weights,
     Workers,
 )
@@ -26,15 +32,11 @@ if TYPE_CHECKING:
 
 
 def run(
-    codec: Annotated[list[str], typer.Option("--codec", help="Codec id; may be given several times.")],
-    dataset: Annotated[
-        list[str], typer.Option("--dataset", help="Dataset id or folder:PATH; may be given several times.")
-    ],
-    point: Annotated[list[str] | None, typer.Option("--point", help="Only these points.")] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only the first N images, as a set of its own.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of decoders that sample.")] = 0,
+    codec: Codecs,
+    dataset: Datasets,
+    point: Points = None,
+    limit: Limit = None,
+    seed: Seed = 0,
     out: Out = Path("results"),
     device: DeviceOption = Device.auto,
     workers: Workers = 1,
@@ -90,15 +92,11 @@ def run(
 
 
 def merge(
-    codec: Annotated[list[str], typer.Option("--codec", help="Codec id; may be given several times.")],
-    dataset: Annotated[
-        list[str], typer.Option("--dataset", help="Dataset id or folder:PATH; may be given several times.")
-    ],
-    point: Annotated[list[str] | None, typer.Option("--point", help="Only these points.")] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only the first N images, as a set of its own.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of decoders that sample.")] = 0,
+    codec: Codecs,
+    dataset: Datasets,
+    point: Points = None,
+    limit: Limit = None,
+    seed: Seed = 0,
     out: Out = Path("results"),
     device: DeviceOption = Device.auto,
     inception: Inception = None,
@@ -135,7 +133,7 @@ def merge(
 
 
 def score(
-    codec: Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")] = None,
+    codec: OnlyCodecs = None,
     dataset: Annotated[
         list[str] | None, typer.Option("--dataset", help="Only these; a folder:PATH must be given.")
     ] = None,

@@ -38,6 +38,15 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+Codecs = Annotated[list[str], typer.Option("--codec", help="Codec id; may be given several times.")]
+Datasets = Annotated[
+    list[str], typer.Option("--dataset", help="Dataset id or folder:PATH; may be given several times.")
+]
+OnlyCodecs = Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")]
+OnlyDatasets = Annotated[list[str] | None, typer.Option("--dataset", help="Only these datasets.")]
+Points = Annotated[list[str] | None, typer.Option("--point", help="Only these points.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N images, as a set of its own.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of decoders that sample.")]
 Cards = Annotated[
     list[Path] | None, typer.Option("--cards", help="A further folder with codecs/, datasets/ or reports/.")
 ]

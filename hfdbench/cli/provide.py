@@ -13,6 +13,8 @@ from hfdbench.cli.options import (
     DeviceOption,
     Exchange,
     Foreign,
+    OnlyCodecs,
+    OnlyDatasets,
     Out,
 )
 from hfdbench.cli.terminal import chosen
@@ -97,8 +99,8 @@ def export_(
     form: Annotated[Exchange, typer.Argument(help="For which tool.")],
     run: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"),
     to: Annotated[Path, typer.Option("--to", help="Folder of the files.")] = Path("export"),
-    codec: Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")] = None,
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only these datasets.")] = None,
+    codec: OnlyCodecs = None,
+    dataset: OnlyDatasets = None,
 ) -> None:
     """Write results for other tools. JSON for codec-compare's page or CompressAI's plots."""
     from hfdbench.report import exchange as interchange

@@ -31,6 +31,7 @@ from typing import Any
 from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.protocol import adapter_name, search_path, verified
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files.digest import file_sha256
 
 _IDLE = {"hfdbench.codecs.command:Command": ("hint", "timeout_s")}  # options that no number depends on
 ENVIRONMENT = re.compile(r"\{env:([^{}]*)\}")
@@ -116,7 +117,7 @@ def _adapter_identity(card: CodecCard, reference: str, options: dict[str, Any]) 
     if libraries:
         found["libraries"] = libraries
     if programs := programs_of(options):
-        found["programs"] = {word: _file_sha256(path) for word, path in programs.items()}
+        found["programs"] = {word: _program_sha256(path) for word, path in programs.items()}
     inner = options.get("adapter")
     if module == "hfdbench.codecs.mixed" and isinstance(inner, str):
         found["mixes"] = _adapter_identity(card, adapter_name(inner), {})
@@ -385,11 +386,10 @@ def code_sha256(path: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _bytes_sha256(path: str, stamp: tuple[int, int]) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(Path(path))
 
 
-def _file_sha256(path: Path) -> str:
+def _program_sha256(path: Path) -> str:
     stat = path.stat()
     return _bytes_sha256(str(path), (stat.st_mtime_ns, stat.st_size))
 

@@ -68,11 +68,6 @@ class Stopped(Exception):
     """The run is being stopped."""
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class Limits:
     """What one call may take."""

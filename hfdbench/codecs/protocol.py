@@ -11,7 +11,6 @@ by what they are for, which add up to it; figures of what streams consist of sho
 list of images`, the pixels that decode gives for each alone; the pipeline does not call it, `hfdbench conform` holds it to that.
 """
 
-import hashlib
 import importlib
 import inspect
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files.digest import file_sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,8 +180,7 @@ def verified(card: "CodecCard", point_id: str, file: str, sha256: str) -> Path:
         raise Unavailable(
             f'{card.source}: point "{point_id}": {file} is missing', "reinstall hfdbench or train it anew"
         )
-    with open(path, "rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = file_sha256(path)
     if found != sha256:
         raise UsageError(
             f'{card.source}: point "{point_id}": sha256 of {file} differs (expected {sha256[:12]}…, got {found[:12]}…); '

@@ -427,7 +427,8 @@ def _without(path: str, hidden: Iterable[str]) -> Iterator[tuple[str, int]]:
     elif path not in inside:
         yield path, _READ_DIR  # names may be listed
         for entry in os.scandir(path):
-            yield from _without(entry.path, inside)
+            if not entry.is_symlink():  # a rule opens what a link leads to: lib64 -> lib would open all of lib
+                yield from _without(entry.path, inside)
 
 
 def _seccomp(libc: ctypes.CDLL) -> None:

@@ -35,6 +35,7 @@ from hfdbench.datasets.image_files import SUFFIXES, picture_size, read_picture, 
 from hfdbench.errors import ImageError, Unavailable, UsageError
 from hfdbench.files import places
 from hfdbench.files.atomic import write_text
+from hfdbench.files.digest import file_sha256
 
 CROP = 256
 
@@ -238,8 +239,7 @@ def _digest(paths: Iterable[Path], crop: str) -> str:
     digest = hashlib.sha256(f"ingest 1, crop {crop}\n".encode())
     for path in paths:
         try:
-            with open(path, "rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            content = file_sha256(path)
         except OSError:
             content = "unreadable"  # becomes an error row when it is loaded; the others are still measured
         version = rules_version(path)

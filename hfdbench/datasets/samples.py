@@ -4,11 +4,11 @@ Every file is pinned by its sha256; the bytes are the same in scikit-image 0.24 
 where the packages are installed, without importing them.
 """
 
-import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
 from hfdbench.errors import Unavailable
+from hfdbench.files.digest import file_sha256
 
 PINNED = (
     ("skimage", "data/astronaut.png", "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5"),
@@ -39,6 +39,6 @@ def _pinned(package: str, file: str, sha256: str) -> Path:
     path = Path(spec.origin).parent / file
     if not path.is_file():
         raise Unavailable(f"dataset samples: {WHEELS[package]} as installed here lacks {file}", hint)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+    if file_sha256(path) != sha256:
         raise Unavailable(f"dataset samples: {file} of {WHEELS[package]} is not the one that is pinned", hint)
     return path

@@ -8,7 +8,6 @@ Conventions
              `Patience.longest_s`; nothing grows beyond its stated size, or MOST_UNSTATED_BYTES where none is stated.
 """
 
-import hashlib
 import http.client
 import re
 import socket
@@ -27,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 from hfdbench import __version__
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files.digest import file_sha256
 
 CHUNK = 1 << 20
 MOST_UNSTATED_BYTES = 4 << 30
@@ -342,8 +342,7 @@ def _fault(source: Remote, file: Path) -> str | None:
     if source.bytes is not None and _length(file) != source.bytes:
         return f"{_length(file):,} bytes arrived where {source.bytes:,} are expected"
     if source.sha256 is not None:
-        with open(file, "rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = file_sha256(file)
         if found != source.sha256:
             return f"sha256 differs (expected {source.sha256[:12]}…, got {found[:12]}…)"
     return None

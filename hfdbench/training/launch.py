@@ -2,7 +2,6 @@
 """A training from the names of its parts, and a campaign of several, each with a time limit."""
 
 import contextlib
-import hashlib
 import logging
 import tempfile
 import time
@@ -19,6 +18,7 @@ from hfdbench.cards.schema import CodecCard, Id, Table, read_toml, validated
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files import places
 from hfdbench.files.atomic import write_text
+from hfdbench.files.digest import file_sha256
 from hfdbench.hfd.weights import read_autoencoder
 from hfdbench.metrics.networks.inception import find_inception
 from hfdbench.training import pairs, photos
@@ -176,7 +176,7 @@ def _prepare(job: Job, recipe: Recipe, few: bool = False) -> tuple[Task, Fabric]
         *("%s: %d photographs, sha256 %s, %d left out", job.recipe, len(found.names), found.sha256, len(found.left_out))
     )
     if job.init:
-        log.info("starting from %s, sha256 %s", job.init.name, hashlib.sha256(job.init.read_bytes()).hexdigest())
+        log.info("starting from %s, sha256 %s", job.init.name, file_sha256(job.init))
     write_text(job.out / "data.txt", "".join(f"{name}\n" for name in found.names))
     if recipe.stage_1:
         return AutoencoderTask(recipe, found, job.init), fabric

@@ -8,9 +8,7 @@ machine and thread count). Lightning Fabric runs it: one CPU, one GPU or many, i
 import json
 import logging
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -207,7 +205,12 @@ def train(
         return task.draw(count, rng), int(rng.integers(2**63))
 
     written, began = Log(out / "log.jsonl"), time.monotonic()
-    with _generators_kept(fabric), ThreadPoolExecutor(1) as loader, _bar(recipe.steps, start, fabric) as bar:
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices=devices),
+        ThreadPoolExecutor(1) as loader,
+        _bar(recipe.steps, start, fabric) as bar,
+    ):
         shown = task.batch(*task.draw(6, np.random.default_rng((recipe.seed, 2**40))))
         upcoming = loader.submit(draw, start)
         step, decaying = start, recipe.at(start) >= 1 - recipe.decay
@@ -258,13 +261,6 @@ def train(
         plots.sample_grid(made(shown), out / "samples.png")
         export(task, out / "weights.safetensors", steps=step)
     return out / "weights.safetensors"
-
-
-@contextmanager
-def _generators_kept(fabric: Fabric) -> Iterator[None]:
-    devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
 
 
 def _bar(total: int, initial: int, fabric: Fabric) -> tqdm:

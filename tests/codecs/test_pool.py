@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers_processes import processes
 
 from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs import pool as pools
@@ -27,18 +28,6 @@ def card(adapter: str, **options) -> CodecCard:
 
 def encode(pool: Pool, codec: CodecCard) -> bytes:
     return pool.ask(codec, "p", {"do": "encode", "shape": IMAGE.shape}, IMAGE.data.cast("B"))[1]
-
-
-def processes(marker: str) -> list[str]:
-    """Command lines of processes that have a word in their environment."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if marker in path.read_text(errors="replace"):
-                found.append((path.parent / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue
-    return found
 
 
 @pytest.fixture(params=["namespaces", "landlock", "process"])

@@ -41,7 +41,8 @@ def test_a_codec_stays_inside(level, tmp_path):
     assert found["hidden"] == found["after umount"] == found["after unshare"] == 0
     assert found["home"] == [] and found["own"] == 7 and not found["writes"]
     assert not found["secret"] and found["processes"] <= 3  # the first of the namespace and the worker
-    assert not {"work", "mnt", "srv", "media", "data"} & set(found["root"])
+    needed = {path.split("/")[1] for path in (*sandbox.needed_paths(), str(Path(__file__)))}
+    assert not {"work", "mnt", "srv", "media", "data"} - needed & set(found["root"])
 
 
 def test_policy_survives_the_way_to_the_worker():
@@ -79,9 +80,10 @@ def test_landlock_opens_all_but_the_hidden(tmp_path):
     for name in ("a/1", "a/2", "b/3"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
+    (tmp_path / "link").symlink_to("a")  # as lib64 is to lib in a virtual environment
     hidden = str(tmp_path / "a" / "1")
     opened = dict(sandbox._without(str(tmp_path), [hidden]))
-    assert hidden not in opened and opened[str(tmp_path)] == sandbox._READ_DIR
+    assert not {hidden, str(tmp_path / "link")} & set(opened) and opened[str(tmp_path)] == sandbox._READ_DIR
     assert opened[str(tmp_path / "a" / "2")] == opened[str(tmp_path / "b")] == sandbox._READING
 
 

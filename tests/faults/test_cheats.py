@@ -161,7 +161,7 @@ def test_clock_is_the_runs_own(place):
     assert [status for status, _ in rows] == ["ok", "ok"]
     (path,) = [p for p in (place / "out").glob("*/cheat-clock-*.parquet") if p.parent.name == "images"]
     for row in parquet.read_table(path).to_pylist():
-        assert row["encode_s"] >= 0.05 and row["decode_s"] >= 0.05  # a false clock can only make them longer
+        assert 0.05 <= row["encode_s"] < 30 and 0.05 <= row["decode_s"] < 30
 
 
 def test_forged_answers_cost_their_image(place):

@@ -8,7 +8,6 @@ that they are None (`butteraugli_main` would say 0). Releases of libjxl differ i
 program's sha256.
 """
 
-import hashlib
 import math
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files.digest import file_sha256
 from hfdbench.metrics.image.measure import Place
 
 SIDE = 8  # pixels
@@ -45,7 +45,7 @@ class _Program:
         if found is None:
             raise Unavailable(f"there is no program {self.program}", HINT)
         self._path = Path(found).resolve()
-        self.identity = f"{self.program} {hashlib.sha256(self._path.read_bytes()).hexdigest()[:12]}"
+        self.identity = f"{self.program} {file_sha256(self._path)[:12]}"
 
     def __call__(self, original: np.ndarray, decoded: np.ndarray) -> tuple[float | None, ...]:
         if original.shape != decoded.shape:

@@ -11,7 +11,6 @@ torchmetrics carries the small calibrated layers; the networks' ImageNet weights
 their file may also be given. Other weights are used and named with every number: such numbers are for development.
 """
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import numpy as np
 
 from hfdbench.cards.schema import Source
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files.digest import file_sha256
 from hfdbench.files.download import Patience, download
 from hfdbench.metrics.image.measure import Place
 from hfdbench.metrics.networks.batching import full_precision
@@ -59,8 +59,7 @@ class _Network:
         except ModuleNotFoundError:
             raise Unavailable("torchmetrics is not installed", EXTRA) from None
         path = find_weights(name, self.file, place)
-        with open(path, "rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = file_sha256(path)
         published = sha256.startswith(_digits(self.file))
         self.remark = "" if published else f"{name} with other weights than the published {self.file} ({sha256[:12]})"
         self.identity = f"{library}, weights {sha256[:12]}"
@@ -151,9 +150,8 @@ def _download(name: str, source: Source, path: Path, hint: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         download(source, path, patience=Patience(tries=1, timeout_s=TIMEOUT_S))
-        with open(path, "rb") as stream:
-            if not hashlib.file_digest(stream, "sha256").hexdigest().startswith(_digits(path.name)):
-                reason = f"{source.url}: its sha256 is not that of its name"
+        if not file_sha256(path).startswith(_digits(path.name)):
+            reason = f"{source.url}: its sha256 is not that of its name"
         if reason:
             path.unlink()
     except (Unavailable, UsageError, OSError) as error:

@@ -4,7 +4,7 @@ Conventions: patches are uint8, H x W x 3, all of one size. The last batch is fi
 depend neither on its neighbours nor on their number.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,39 @@ import numpy as np
 
 if TYPE_CHECKING:
     import torch
+
+
+def described(
+    patches: Iterable[np.ndarray], size: int, dimensions: int, forward: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Features of a stream of patches, one batch of which is held at a time.
+
+    Parameters
+    ----------
+    patches : iterable of ndarray
+        As `batches` takes them.
+    size : int
+        Patches per batch.
+    dimensions : int
+        Length of a feature vector.
+    forward : callable
+        The network: a batch, uint8, size x H x W x 3, to float32, size x D. Runs without gradients, in full float32.
+
+    Returns
+    -------
+    ndarray
+        float32, N x D, in the order of the patches.
+
+    Raises
+    ------
+    ValueError
+        As `batches` does.
+    """
+    import torch
+
+    with torch.inference_mode(), full_precision():
+        blocks = [forward(batch)[:filled] for batch, filled in batches(patches, size)]
+    return np.concatenate(blocks) if blocks else np.empty((0, dimensions), np.float32)
 
 
 def batches(patches: Iterable[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -13,8 +13,9 @@ from typing import Protocol
 import numpy as np
 
 from hfdbench.errors import UsageError, unknown
+from hfdbench.files.digest import file_sha256
 from hfdbench.metrics.distribution.fingerprint import extractor_id
-from hfdbench.metrics.networks.weights import Weights, file_sha256
+from hfdbench.metrics.networks.weights import Weights
 from hfdbench.metrics.registry import NETWORKS, FeatureNetwork, frechet_column, resolve
 
 ALWAYS = tuple(network.name for network in NETWORKS.values() if network.always)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hfdbench.metrics.networks.batching import batches, full_precision
+from hfdbench.metrics.networks.batching import described
 
 CELL = 4  # pixels a side that become one position
 
@@ -87,10 +87,9 @@ class Mini:
 
     def features(self, patches: Iterable[np.ndarray]) -> np.ndarray:
         """Features of patches, float32, N x D; holds one batch of patches. Raises ValueError for unequal patches."""
+        return described(patches, self.batch, self.dimensions, self._forward)
+
+    def _forward(self, batch: np.ndarray) -> np.ndarray:
         import torch
 
-        blocks = []
-        with torch.inference_mode(), full_precision():
-            for batch, filled in batches(patches, self.batch):
-                blocks.append(self._net(torch.from_numpy(batch).to(self.device))[:filled].cpu().numpy())
-        return np.concatenate(blocks) if blocks else np.empty((0, self.dimensions), np.float32)
+        return self._net(torch.from_numpy(batch).to(self.device)).cpu().numpy()

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hfdbench.errors import UsageError
+from hfdbench.files.digest import file_sha256
 from hfdbench.metrics.distribution.fingerprint import extractor_id, weights_label
-from hfdbench.metrics.networks.batching import Resizer, batches, full_precision
-from hfdbench.metrics.networks.weights import INCEPTION, file_sha256, read_state
+from hfdbench.metrics.networks.batching import Resizer, described
+from hfdbench.metrics.networks.weights import INCEPTION, read_state
 
 if TYPE_CHECKING:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -84,26 +85,24 @@ class Inception:
 
     def features(self, patches: Iterable[np.ndarray]) -> np.ndarray:
         """Features of patches, float32, N x 2048; holds one batch of patches. Raises ValueError for unequal patches."""
-        blocks = [self._forward(batch)[:filled] for batch, filled in batches(patches, self.batch)]
-        return np.concatenate(blocks) if blocks else np.empty((0, self.dimensions), np.float32)
+        return described(patches, self.batch, self.dimensions, self._forward)
 
     def _forward(self, batch: np.ndarray) -> np.ndarray:
         import torch
 
         net = self._net
-        with torch.inference_mode(), full_precision():
-            pixels = torch.from_numpy(batch).to(self.device)
-            parts = []
-            for part in pixels.split(self._stem_patches):
-                part = (part.permute(0, 3, 1, 2).float() - 128) / 128
-                x = self._resize(part).contiguous(memory_format=torch.channels_last)
-                x = net.MaxPool_1(net.Conv2d_2b_3x3(net.Conv2d_2a_3x3(net.Conv2d_1a_3x3(x))))
-                parts.append(net.MaxPool_2(net.Conv2d_4a_3x3(net.Conv2d_3b_1x1(x))))
-            x = torch.cat(parts)  # batch x 192 x 35 x 35
-            for name, block in net.named_children():
-                if name.startswith("Mixed"):
-                    x = block(x)
-            return x.mean((2, 3)).cpu().numpy()
+        pixels = torch.from_numpy(batch).to(self.device)
+        parts = []
+        for part in pixels.split(self._stem_patches):
+            part = (part.permute(0, 3, 1, 2).float() - 128) / 128
+            x = self._resize(part).contiguous(memory_format=torch.channels_last)
+            x = net.MaxPool_1(net.Conv2d_2b_3x3(net.Conv2d_2a_3x3(net.Conv2d_1a_3x3(x))))
+            parts.append(net.MaxPool_2(net.Conv2d_4a_3x3(net.Conv2d_3b_1x1(x))))
+        x = torch.cat(parts)  # batch x 192 x 35 x 35
+        for name, block in net.named_children():
+            if name.startswith("Mixed"):
+                x = block(x)
+        return x.mean((2, 3)).cpu().numpy()
 
 
 def read_network(weights: Path) -> "FeatureExtractorInceptionV3":

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hfdbench.errors import UsageError
-from hfdbench.metrics.networks.batching import Resizer, batches, full_precision
+from hfdbench.metrics.networks.batching import Resizer, described
 from hfdbench.metrics.networks.weights import DINOV2, read_state
 
 if TYPE_CHECKING:
@@ -70,15 +70,13 @@ class DINOv2:
 
     def features(self, patches: Iterable[np.ndarray]) -> np.ndarray:
         """Features of patches, float32, N x 768; holds one batch of patches. Raises ValueError for unequal patches."""
+        return described(patches, self.batch, self.dimensions, self._forward)
+
+    def _forward(self, batch: np.ndarray) -> np.ndarray:
         import torch
 
-        blocks = []
-        with torch.inference_mode(), full_precision():
-            for batch, filled in batches(patches, self.batch):
-                pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float() / 255
-                normal = (self._resize(pixels) - self._mean) / self._deviation
-                blocks.append(self._net(normal)[:filled].cpu().numpy())
-        return np.concatenate(blocks) if blocks else np.empty((0, self.dimensions), np.float32)
+        pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float() / 255
+        return self._net((self._resize(pixels) - self._mean) / self._deviation).cpu().numpy()
 
 
 def _places(known: "torch.Tensor") -> "torch.Tensor":
@@ -132,11 +130,10 @@ class CLIP:
 
     def features(self, patches: Iterable[np.ndarray]) -> np.ndarray:
         """Features of patches, float32, N x 512; holds one batch of patches. Raises ValueError for unequal patches."""
+        return described(patches, self.batch, self.dimensions, self._forward)
+
+    def _forward(self, batch: np.ndarray) -> np.ndarray:
         import torch
 
-        blocks = []
-        with torch.inference_mode(), full_precision():
-            for batch, filled in batches(patches, self.batch):
-                pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).contiguous()
-                blocks.append(self._net(pixels)[0][:filled].cpu().numpy())
-        return np.concatenate(blocks) if blocks else np.empty((0, self.dimensions), np.float32)
+        pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).contiguous()
+        return self._net(pixels)[0].cpu().numpy()

@@ -4,7 +4,6 @@ Conventions: a file is looked for where the user says (option, then environment 
 torch.hub's cache, and downloaded into that cache last. Nothing in a file of weights is ever executed.
 """
 
-import hashlib
 import importlib.util
 import os
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from hfdbench.cards.schema import Source
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files import places
+from hfdbench.files.digest import file_sha256
 from hfdbench.files.download import Patience, download
 from hfdbench.metrics.distribution.fingerprint import PUBLISHED_SHA256
 
@@ -205,12 +205,6 @@ CLIP = Published(
     variable="HFDBENCH_CLIP",
     folder="clip",
 )
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's content, in hexadecimal."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_state(weights: Path, hint: str) -> "dict[str, torch.Tensor]":
