@@ -16,7 +16,13 @@ from hfdbench.cli import check, interrupts, look, measure, provide
 from hfdbench.errors import Unavailable, UsageError
 
 GROUPS = {
-    "Measure": {"run": measure.run, "merge": measure.merge, "score": measure.score, "match": measure.match},
+    "Measure": {
+        "run": measure.run,
+        "merge": measure.merge,
+        "score": measure.score,
+        "match": measure.match,
+        "measure": measure.measure,
+    },
     "Show": {
         "show": look.show,
         "report": look.report,

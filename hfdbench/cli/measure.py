@@ -1,4 +1,4 @@
-"""Commands that measure: run, score, match."""
+"""Commands that measure: run, score, match, measure."""
 
 import sys
 from pathlib import Path
@@ -201,6 +201,49 @@ def match(
         solved = replace(request, codecs=(read_card(matched.card, CodecCard),), points=())
         summary = pipeline.run(solved, progress)
     tell([summary])
+
+
+def measure(
+    originals: Annotated[str, typer.Argument(help="Folder of the originals, or the id of a dataset.")],
+    decoded: Annotated[Path, typer.Argument(help="Folder of the decoded pictures, named as their originals are.")],
+    metric: Metrics = None,
+    feature: Features = None,
+    inception: Inception = None,
+    weights: Weights = None,
+    data_root: DataRoot = None,
+    device: DeviceOption = Device.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure two folders of pictures, paired by name. Needs no card and stores nothing."""
+    import pandas as pd
+
+    from hfdbench.pipeline.measure import measure as measure_folders
+    from hfdbench.report import tables, text
+
+    with Bar() as progress:
+        found = measure_folders(
+            originals,
+            decoded,
+            metrics=metric or (),
+            features=feature or (),
+            inception=inception,
+            weights=dict(files(weights)),
+            data_root=data_root,
+            device=chosen(device),
+            progress=progress,
+        )
+    if as_json:
+        values = {column: vars(value) for column, value in found.values.items()}
+        print(text.to_json({**vars(found), "values": values}, indent=2))
+    else:
+        for name, reason in found.left_out:
+            print(text.plain(f"left out: {name}: {reason}"), file=sys.stderr)
+        for note in found.notes:
+            print(text.plain(note), file=sys.stderr)
+        print(f"{found.images:,} images, {found.patches:,} patches ({found.protocol})\n")
+        rows = [{"column": column, **vars(value)} for column, value in found.values.items()]
+        print(tables.render_values(pd.DataFrame(rows)), end="")
+    raise typer.Exit(found.exit_code)
 
 
 def part(shard: str | None) -> tuple[int, int] | None:

@@ -21,7 +21,7 @@ import importlib
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,19 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def subset(self, images: Sequence[int]) -> "Dataset":
+        """Some of its images, in that order, with the sha256 of those; the dataset itself when they are all."""
+        if list(images) == list(range(len(self))):
+            return self
+        paths = tuple(self.paths[image] for image in images)
+        return replace(
+            self,
+            names=tuple(self.names[image] for image in images),
+            paths=paths,
+            sha256=_digest(paths, self.crop),
+            expected_patches=None,
+        )
 
     def load(self, index: int) -> np.ndarray:
         """Picture number `index`: uint8, H x W x 3. Raises ImageError naming the file and the cause."""

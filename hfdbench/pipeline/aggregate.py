@@ -1,8 +1,10 @@
 """Images and features of a trial -> its row of the points table, and what a reader must know about the run."""
 
 import statistics
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -110,7 +112,7 @@ def point_row(trial: Trial, every: list[dict], compared: list[Compared], absent:
     row["status"] = "ok" if not failed else "partial" if rows else "failed"
     notes = [f"{failed} of {len(every)} images failed"] if failed else []
     if rows:
-        row |= _rate(rows) | _distortion(rows) | _times(rows)
+        row |= _rate(rows) | distortion_row(rows) | _times(rows)
         if row["identical"]:
             notes.append(f"PSNR has no mean: {row['identical']} images are identical to their originals")
     if failed:
@@ -159,7 +161,19 @@ def _rate(rows: list[dict]) -> dict:
     return {"pixels": pixels, "bytes": stream_bytes, "bpp": stream_bytes * 8 / pixels, "bpp_mean": bpp_mean}
 
 
-def _distortion(rows: list[dict]) -> dict:
+def distortion_row(rows: list[dict]) -> dict:
+    """Aggregate the pixel metrics of images.
+
+    Parameters
+    ----------
+    rows : list of dict
+        With `mse`, `psnr_db`, `ms_ssim` and `pixels`, as in an images table; at least one.
+
+    Returns
+    -------
+    dict
+        The columns of the points table that come from them.
+    """
     psnr = [row["psnr_db"] for row in rows]
     similar = [row["ms_ssim"] for row in rows if row["ms_ssim"] is not None]
     finite_db = [db for value in similar if (db := distortion.ms_ssim_db(value)) is not None]
@@ -183,47 +197,99 @@ def _times(rows: list[dict]) -> dict:
 
 
 def _realism(trial: Trial, compared: Compared) -> tuple[dict, str]:
-    """What is computed from a network's features, and the reason why some of it is missing."""
-    extractor, features, reference = compared.extractor, compared.features, compared.reference
-    ours, originals = _moments(features), _moments(reference)
-    if ours.count != originals.count:
-        raise DamagedFile(features, f"{ours.count} patches, the originals have {originals.count}")
+    """What is computed from the stored features of a network, and the reason why some of it is missing."""
+    ours, originals = (parquet.read_table(path, ["image"]).num_rows for path in (compared.features, compared.reference))
+    if ours != originals:
+        raise DamagedFile(compared.features, f"{ours} patches, the originals have {originals}")
+    sides = Features.stored(compared.reference), Features.stored(compared.features)
+    return feature_row(compared.extractor, trial.dataset.protocol, trial.dataset.sha256, *sides)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of one side, in parts.
+
+    Parameters
+    ----------
+    dimensions : int
+        D.
+    batches : callable
+        () -> iterable of tables or record batches with columns `image` and `features`; called once for each pass.
+    """
+
+    dimensions: int
+    batches: Callable[[], Iterable[pa.Table | pa.RecordBatch]]
+
+    @classmethod
+    def stored(cls, path: Path) -> "Features":
+        """Features of a file."""
+        dimensions = parquet.read_schema(path).field("features").type.list_size
+        return cls(dimensions, partial(parquet.read_batches, path))
+
+    def moments(self) -> Moments:
+        """Count, mean and covariance."""
+        moments = Moments(self.dimensions)
+        for batch in self.batches():
+            moments.update(self._matrix(batch["features"]))
+        return moments
+
+    def array(self) -> np.ndarray:
+        """All of them, float32, N x D."""
+        parts = [self._matrix(batch["features"]) for batch in self.batches()]
+        return np.concatenate([np.empty((0, self.dimensions), np.float32), *parts])
+
+    def images(self) -> np.ndarray:
+        """The image of each patch, int64, shape (N,)."""
+        return np.concatenate([np.empty(0, np.int64), *(batch["image"].to_numpy() for batch in self.batches())])
+
+    def _matrix(self, column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+        column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        return column.flatten().to_numpy().reshape(-1, self.dimensions)
+
+
+def feature_row(
+    extractor: Extractor, protocol: str, reference_sha256: str, reference: Features, test: Features
+) -> tuple[dict, str]:
+    """Compute the metrics on a network's features.
+
+    Parameters
+    ----------
+    extractor : Extractor
+        The network.
+    protocol : str
+        How images were cut.
+    reference_sha256 : str
+        Of the originals, for the fingerprint.
+    reference, test : Features
+        Of the originals and of what was decoded: the same patches in the same order.
+
+    Returns
+    -------
+    values : dict
+        In the columns of the points table.
+    reason : str
+        Why some of them are missing; "" where none is.
+    """
+    ours, originals = test.moments(), reference.moments()
     inception = extractor.name == "inception"
     if ours.count < 2:
         few = f"{ours.count} patches of 256 x 256 pixels"
         return ({"fid_patches": ours.count}, f"no FID: {few}") if inception else ({}, f"no {extractor.column}: {few}")
-    made = fid_id(trial.dataset.protocol, ours.count, extractor.id, trial.dataset.sha256)
+    made = fid_id(protocol, ours.count, extractor.id, reference_sha256)
     metrics = of_network(extractor.name)
     values: dict[str, Any] = {metric.identity: made for metric in metrics if metric.identity}
     if extractor.column:
         values[extractor.column] = frechet_distance(originals, ours)
     reasons = []
     others = [metric for metric in metrics if metric.interval != "frechet"]
-    pair = (_array(reference), _array(features)) if others else ()
+    arrays = (reference.array(), test.array(), test.images()) if others else ()
     for compute, group in groupby(others, lambda metric: metric.compute):
         columns = [metric.column for metric in group]
         try:
-            image_of_patch = parquet.read_table(features, ["image"])["image"].to_numpy()
-            values |= dict(zip(columns, resolve(compute)(*pair, image_of_patch), strict=True))
+            values |= dict(zip(columns, resolve(compute)(*arrays), strict=True))
         except ValueError as error:
             reasons.append(f"no {METRICS[columns[0]].name}: {error}")
     if inception:
         values["fid_label"] = weights_label(extractor.sha256)
-        values |= {"fid_patches": ours.count, "fid_protocol": trial.dataset.protocol}
+        values |= {"fid_patches": ours.count, "fid_protocol": protocol}
     return values, "; ".join(reasons)
-
-
-def _moments(path: Path) -> Moments:
-    moments = Moments(parquet.read_schema(path).field("features").type.list_size)
-    for batch in parquet.read_batches(path):
-        moments.update(_matrix(batch["features"]))
-    return moments
-
-
-def _array(path: Path) -> np.ndarray:
-    """All features of a file, float32, N x D."""
-    return np.concatenate([_matrix(batch["features"]) for batch in parquet.read_batches(path)])
-
-
-def _matrix(column) -> np.ndarray:
-    return column.flatten().to_numpy().reshape(-1, column.type.list_size)

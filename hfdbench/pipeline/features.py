@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +13,17 @@ from hfdbench.metrics.distribution.patches import patches
 from hfdbench.metrics.networks.extractors import Extractor, Network
 from hfdbench.pipeline.session import FEATURE_ROWS, Session
 from hfdbench.results import schema
-from hfdbench.results.work import Pieces, finish
+from hfdbench.results.work import finish
 
 Patch = tuple[int, int, np.ndarray]  # top, left, pixels
+
+
+class Store(Protocol):
+    """Where the features of images go: `Pieces`, or memory."""
+
+    def __contains__(self, image: int) -> bool: ...
+
+    def add(self, image: int, table: pa.Table) -> None: ...
 
 
 class FeatureBuffer:
@@ -27,11 +36,11 @@ class FeatureBuffer:
     network : Network
     dimensions : int
         Of its features.
-    pieces : Pieces
+    pieces : Store
         Where they go.
     """
 
-    def __init__(self, network: Network, dimensions: int, pieces: Pieces):
+    def __init__(self, network: Network, dimensions: int, pieces: Store):
         self._network, self._dimensions, self._pieces = network, dimensions, pieces
         self._images: deque[tuple[int, int]] = deque()  # (image, patches) whose features are not complete
         self._places: deque[tuple[int, int, int]] = deque()

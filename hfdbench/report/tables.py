@@ -144,6 +144,24 @@ def render_points(
     return _print(form, columns, cells, frame, caveats(points, columns))
 
 
+def render_values(values: pd.DataFrame, form: str = "table") -> str:
+    """A table of metrics, a row each, rounded as in the points table.
+
+    Parameters
+    ----------
+    values : DataFrame
+        Columns `column` (of the points table), `value`, `lo`, `hi` (NaN where there is no interval) and `id`.
+    form : str
+        One of FORMATS.
+    """
+    rows = []
+    for column, value, lo, hi, fingerprint in values[["column", "value", "lo", "hi", "id"]].values.tolist():
+        interval = "" if _missing(lo) else f"[{_cell(column, lo)}, {_cell(column, hi)}]"
+        unit = METRICS[column].unit_or_none
+        rows.append((METRICS[column].name, _cell(column, value), interval, unit, fingerprint or ""))
+    return render(pd.DataFrame(rows, columns=["metric", "value", "95 % interval", "unit", "fingerprint"]), form)
+
+
 def caveats(points: pd.DataFrame, columns: Iterable[str]) -> list[str]:
     """What must be known to read these columns of these points: missing images, other weights, few patches.
 

@@ -139,6 +139,33 @@ def _halved(x: np.ndarray) -> np.ndarray:
     return x[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean(axis=(1, 3))
 
 
+def compare(original: np.ndarray, decoded: np.ndarray) -> dict[str, float | bool | None]:
+    """Compute the pixel metrics of a pair of images, in the columns of an images table.
+
+    Parameters
+    ----------
+    original, decoded : ndarray
+        uint8, H x W x 3.
+
+    Returns
+    -------
+    dict
+        `mse`, `psnr_db`, `identical` and `ms_ssim`.
+
+    Raises
+    ------
+    ValueError
+        The two are no images of one shape.
+    """
+    error = mse(original, decoded)
+    return {
+        "mse": error,
+        "psnr_db": psnr_db(error),
+        "identical": error == 0,
+        "ms_ssim": ms_ssim(original, decoded),
+    }
+
+
 def ms_ssim_db(ms_ssim: float) -> float | None:
     """MS-SSIM on a logarithmic scale, -10 log10(1 - x); None when identical."""
     return None if ms_ssim >= 1 else -10 * math.log10(1 - ms_ssim)
