@@ -54,6 +54,21 @@ class Grey:
         return image.mean(axis=2, keepdims=True).round().astype(np.uint8).repeat(3, 2)
 
 
+class Grainy(Quantiser):
+    """Adds noise, by the seed or, as no codec may, by chance to images whose first sample is 0."""
+
+    def __init__(self, by: str = "seed"):
+        super().__init__(16)
+        self._by = by
+
+    def decode(self, stream: bytes, *, seed: int) -> np.ndarray:
+        image = super().decode(stream, seed=seed)
+        if self._by == "chance":
+            seed = int.from_bytes(os.urandom(4), "big") if image[0, 0, 0] == 8 else 0
+        noise = np.random.default_rng(seed).integers(-9, 10, image.shape)
+        return (image + noise).clip(0, 255).astype(np.uint8)
+
+
 class Faulty(Quantiser):
     """Fails in the way and at the stage named for images whose first sample is 0."""
 

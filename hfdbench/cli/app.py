@@ -14,6 +14,7 @@ import typer.core
 from hfdbench import __version__
 from hfdbench.cli import check, interrupts, look, measure, provide
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.report.text import plain
 
 GROUPS = {
     "Measure": {
@@ -70,7 +71,7 @@ def main() -> None:
     try:
         app()
     except (UsageError, Unavailable) as error:
-        print(f"hfdbench: {error}", file=sys.stderr)
+        print(f"hfdbench: {plain(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -51,6 +51,12 @@ def run(
         str | None,
         typer.Option("--shard", help="I/N: only the I-th (from 0) of N parts of the images; then: hfdbench merge."),
     ] = None,
+    verify: Annotated[
+        int,
+        typer.Option(
+            "--verify", min=0, help="Decode N stored streams of every point again; other pixels are an error."
+        ),
+    ] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     inception: Inception = None,
     feature: Features = None,
@@ -78,6 +84,7 @@ def run(
         require_seal=require_seal,
         retry_failed=retry_failed,
         shard=part(shard),
+        verify=verify,
         inception=inception,
         features=tuple(feature or ()),
         data_root=data_root,

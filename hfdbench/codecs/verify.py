@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hfdbench.cards.schema import CodecCard
-from hfdbench.codecs.pool import CodecFailed, Pool
+from hfdbench.codecs.pool import SHUFFLED, CodecFailed, Pool, in_order
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,17 @@ def verify(pool: Pool, card: CodecCard, point: str, seed: int, streams: Iterable
     Yields
     ------
     Mismatch
-        One for each stream that fails or gives other pixels.
+        One for each stream that fails or gives other pixels, in their order.
     """
-    for stored in streams:
+
+    def again(stored: StoredStream) -> Mismatch | None:
         try:
             _, pixels = pool.ask(card, point, {"do": "decode", "seed": seed}, stored.stream, stored.pixels)
         except CodecFailed as error:
-            yield Mismatch(stored.name, str(error))
-            continue
+            return Mismatch(stored.name, str(error))
         found = hashlib.sha256(pixels).hexdigest()
-        if found != stored.pixels_sha256:
-            yield Mismatch(stored.name, f"other pixels (sha256 {found[:12]}…, stored {stored.pixels_sha256[:12]}…)")
+        if found == stored.pixels_sha256:
+            return None
+        return Mismatch(stored.name, f"other pixels (sha256 {found[:12]}…, stored {stored.pixels_sha256[:12]}…)")
+
+    yield from filter(None, in_order(pool, streams, again, shuffled=SHUFFLED))

@@ -45,6 +45,8 @@ class Request:
         Try every failed image again, not only those whose failure may pass.
     shard : (int, int), optional
         (i, n): do the i-th, from 0, of n parts of every dataset's images, and leave merging to `merge`.
+    verify : int
+        Decode so many stored streams of every trial again, in fresh processes, and compare the pixels.
     """
 
     codecs: tuple[CodecCard, ...]
@@ -66,6 +68,7 @@ class Request:
     require_seal: bool = False
     retry_failed: bool = False
     shard: tuple[int, int] | None = None
+    verify: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +113,8 @@ def make_plan(request: Request) -> Plan:
         raise UsageError(f"--workers {request.workers}: must be at least 1")
     if request.shard and not 0 <= request.shard[0] < request.shard[1]:
         raise UsageError(f"--shard {request.shard[0]}/{request.shard[1]}: must be I/N, with I from 0 to N - 1")
+    if request.shard and request.verify:
+        raise UsageError("--verify with --shard: a shard's images lie in pieces; verify after hfdbench merge")
     if not request.codecs or not request.datasets:
         raise UsageError("nothing to run; give --codec and --dataset")
     device = request.device.split(":")[0]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 
 from hfdbench.codecs.pool import CodecFailed, Pool, require_sandbox
+from hfdbench.codecs.verify import StoredStream, spread, verify
 from hfdbench.datasets.dataset import Dataset
 from hfdbench.errors import UsageError
 from hfdbench.files import places
@@ -28,7 +29,7 @@ from hfdbench.pipeline.plan import Request, Trial, make_plan
 from hfdbench.pipeline.select import Need, audit, damaged_features, failed_images, select
 from hfdbench.pipeline.session import Session
 from hfdbench.progress import Progress, Silent
-from hfdbench.results import schema
+from hfdbench.results import parquet, schema
 from hfdbench.results.folder import ResultsFolder
 from hfdbench.results.parquet import DamagedFile
 from hfdbench.results.stored import read_point
@@ -51,7 +52,8 @@ class Summary:
     skipped : tuple of (str, str)
         Label and reason of trials that cannot be done here.
     failed : tuple of (str, tuple of str)
-        Label and errors of those that failed, wholly or for some images, now or when they were stored.
+        Label and errors of those that failed, wholly or for some images, now or when they were stored, and of those that
+        decoded to other pixels when they were verified.
     points : DataFrame
         Their rows of the points table.
     notes : tuple of str
@@ -125,6 +127,8 @@ def _carry_out(request: Request, progress: Progress, mode: Mode) -> Summary:
             _refuse_incomplete(session, todo)
         if todo:
             done = _do(session, todo, outcome, mode)
+        if request.verify and mode == "run":
+            _verify(session, [*existing, *done], outcome)
     if request.shard:
         session.note(f"shard {request.shard[0]}/{request.shard[1]} is done; when all are: hfdbench merge")
         existing, done = [], []
@@ -230,6 +234,45 @@ def _finish(session: Session, trial: Trial, need: Need, pool: Pool) -> None:
         conclude(session, trial, need)
 
 
+def _verify(session: Session, trials: list[Trial], outcome: _Outcome) -> None:
+    """Decode a sample of every trial's streams again, by fresh processes of another number; what was measured stays."""
+    images = {path for trial in trials for path in trial.dataset.paths}
+    workers = 2 if session.request.workers == 1 else 1
+    session.progress.start(sum(min(session.request.verify, len(t.dataset.names)) for t in trials), "streams again")
+    decoded, errors = 0, []
+    for trial in trials:
+
+        def step(trial: Trial = trial) -> None:
+            nonlocal decoded
+            streams = _sample(session, trial)
+            with _pool(session, "decoder", images, workers) as pool:
+                found = list(verify(pool, trial.codec, trial.point, trial.seed, streams))
+            decoded += len(streams)
+            errors.extend(f"{each.name} decoded again: {each.reason}" for each in found)
+            if found:
+                outcome.failed[trial.label] = tuple(errors[-len(found) :])
+
+        _guarded(session, outcome, trial, step)
+        session.progress.advance(min(session.request.verify, len(trial.dataset.names)))
+    session.note(f"verified: {decoded} streams decoded again, {len(errors)} differ")
+
+
+def _sample(session: Session, trial: Trial) -> list[StoredStream]:
+    """Streams of the request's number of images, spread over those that were measured."""
+    if not _has_streams(session, trial):
+        session.note(f"{trial.label}: its streams are not stored, nothing to verify")
+        return []
+    rows = parquet.read_table(session.folder.images(trial.name), schema=schema.IMAGES).to_pylist()
+    rows = [row for row in rows if row["status"] == "ok"]
+    chosen = {rows[k]["image"]: rows[k] for k in spread(len(rows), session.request.verify)}
+    return [
+        StoredStream(row["name"], stream, row["pixels"], row["pixels_sha256"])
+        for batch in parquet.read_batches(session.folder.streams(trial.stream_name), schema.STREAMS)
+        for image, stream in zip(batch["image"].to_pylist(), batch["stream"].to_pylist(), strict=True)
+        if (row := chosen.get(image))
+    ]
+
+
 def _references(session: Session, datasets: Mapping[str, Dataset]) -> list[tuple[Dataset, Extractor]]:
     """Datasets and networks whose features of the originals are not stored."""
     found = []
@@ -244,11 +287,11 @@ def _references(session: Session, datasets: Mapping[str, Dataset]) -> list[tuple
     return found
 
 
-def _pool(session: Session, role: str, images: Iterable[Path]) -> Pool:
-    """Processes that see neither images nor results."""
+def _pool(session: Session, role: str, images: Iterable[Path], workers: int | None = None) -> Pool:
+    """Processes that see neither images nor results; as many as the request says, unless `workers` does."""
     request = session.request
     hidden = (request.out, places.data_root(request.data_root), *images)
-    return Pool(role, request.workers, request.device, request.timeout_s, hidden=hidden)
+    return Pool(role, workers or request.workers, request.device, request.timeout_s, hidden=hidden)
 
 
 def _guarded(session: Session, outcome: _Outcome, trial: Trial, step: Callable[[], None]) -> bool:
@@ -302,7 +345,8 @@ def _summary(session: Session, existing: list[Trial], done: list[Trial], outcome
     for trial, row in rows.items():
         if row["status"] != "ok":
             failures = failed_images(session.folder.images(trial.name)).values()
-            outcome.failed[trial.label] = tuple(f"{failure.name}: {failure.error}" for failure in failures)
+            stored = tuple(f"{failure.name}: {failure.error}" for failure in failures)
+            outcome.failed[trial.label] = (*stored, *outcome.failed.get(trial.label, ()))
     points = pa.Table.from_pylist(list(rows.values()), schema.POINTS).to_pandas()
     return Summary(
         done=tuple(trial.label for trial in done),

@@ -204,6 +204,7 @@ def train(
         rng = np.random.default_rng((recipe.seed, step, rank))
         return task.draw(count, rng), int(rng.integers(2**63))
 
+    limited = stop_after_s is not None or finish_after_s is not None
     written, began = Log(out / "log.jsonl"), time.monotonic()
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with (
@@ -213,11 +214,11 @@ def train(
     ):
         shown = task.batch(*task.draw(6, np.random.default_rng((recipe.seed, 2**40))))
         upcoming = loader.submit(draw, start)
-        step, decaying = start, recipe.at(start) >= 1 - recipe.decay
+        step, decaying, elapsed_s = start, recipe.at(start) >= 1 - recipe.decay, 0.0
         while step < recipe.steps:
             progress = recipe.at(step)
             if finish_after_s:
-                progress = max(progress, min(1, (spent_s + time.monotonic() - began) / finish_after_s))
+                progress = max(progress, min(1, (spent_s + elapsed_s) / finish_after_s))
             if recipe.schedule == "wsd" and not decaying and progress >= 1 - recipe.decay:
                 decaying = True
                 if fabric.is_global_zero:  # what a later, longer training starts from
@@ -234,6 +235,8 @@ def train(
             step += 1
             bar.update()
             elapsed_s = time.monotonic() - began
+            if limited and fabric.world_size > 1:  # clocks differ, and all processes must end with the same step
+                elapsed_s = fabric.broadcast(elapsed_s)
             last = step == recipe.steps or (finish_after_s is not None and spent_s + elapsed_s >= finish_after_s)
             if fabric.is_global_zero and (step % LOG_EVERY == 0 or last):
                 bar.set_postfix(written.write(step=step, learning_rate=rate, elapsed_s=round(elapsed_s, 1)))

@@ -109,6 +109,11 @@ def test_run_show_report_end_to_end(hfdbench, pictures, tmp_path):
     assert code == 0 and "hfdbench score" in err  # the FID figure says how to get one
 
 
+def test_errors_are_one_line_that_a_terminal_can_show(hfdbench):
+    code, out, err = hfdbench("show", "--out", "no\x1b[31m\nwhere")
+    assert (code, out) == (2, "") and err.startswith("hfdbench: no\\x1b[31m where") and err.count("\n") == 1
+
+
 def test_dry_run_writes_nothing(hfdbench, pictures):
     code, _out, err = hfdbench("run", "--codec", "jpeg", "--dataset", f"folder:{pictures}", "--limit", "2", "--dry-run")
     assert code == 0 and "would run jpeg-q25" in err

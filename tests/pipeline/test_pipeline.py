@@ -276,6 +276,25 @@ def test_decoders_share_streams(tmp_path):
     assert grey["bytes"] == base["bytes"] and grey["psnr_db"] < base["psnr_db"]
 
 
+def test_verify_names_streams_that_decode_to_other_pixels(tmp_path):
+    """And keeps what was measured; a decoder that does as it should passes, when it is measured and later."""
+    chance, seed = (codec("Grainy", id=by, points=(("a", {"by": by}),)) for by in ("chance", "seed"))
+    spec, out = pictures(tmp_path / "p", 4, bad=(3,)), tmp_path / "out"
+    request = Request(codecs=(chance, seed), datasets=(spec,), out=out, verify=2)
+    summary = run(request)
+    assert summary.exit_code == 1 and len(summary.done) == len(summary.points) == 2
+    ((label, (error,)),) = summary.failed
+    assert label.startswith("chance-a-") and "03.png decoded again: other pixels (sha256 " in error
+    assert "verified: 4 streams decoded again, 1 differ" in summary.notes
+    before = tables(out)
+    again = run(replace(request, codecs=(seed,), workers=2))
+    assert again.exit_code == 0 and again.existing and "verified: 2 streams decoded again, 0 differ" in again.notes
+    assert run(replace(request, verify=0)).exit_code == 0
+    assert_equal(before, tables(out))
+    with pytest.raises(UsageError, match="verify after hfdbench merge"):
+        run(replace(request, shard=(0, 2)))
+
+
 def test_identical_images_have_no_psnr(tmp_path):
     request = Request(codecs=(codec(points=(("a", {"step": 1}),)),), datasets=(pictures(tmp_path / "p", 2),))
     (point,) = run(replace(request, out=tmp_path / "out")).points.to_dict("records")
