@@ -252,7 +252,7 @@ def _set_axis(axes: Axes, axis: Axis, name: str) -> None:
         return
     if axis.log:
         scale("log")
-    getattr(axes, f"set_{name}lim")(axis.range)
+    getattr(axes, f"set_{name}lim")(axis.range or (_marked(axes, name) if axis.log else None))
     if axis.log:
         low, high = getattr(axes, f"get_{name}lim")()
         steps = (1, 2, 5) if high / low < 300 else (1,)
@@ -266,6 +266,22 @@ def _set_axis(axes: Axes, axis: Axis, name: str) -> None:
     else:
         ticks.set_major_locator(MaxNLocator(7, steps=(1, 2, 2.5, 5, 10)))
         ticks.set_minor_locator(NullLocator())
+
+
+def _marked(axes: Axes, name: str) -> tuple[float, float] | None:
+    """Range of a logarithmic axis: all marks, and of the intervals what lies within a factor of two of them.
+
+    An interval of a distance may reach to zero, which on such an axis is no end.
+    """
+    lines = [np.asarray(getattr(drawn, f"get_{name}data")(orig=False), float) for drawn in axes.lines]
+    values = np.concatenate([np.empty(0), *lines])
+    values = values[values > 0]
+    if not values.size:
+        return None
+    low, high = getattr(axes.dataLim, f"interval{name}")
+    low, high = max(low, values.min() / 2), min(high, values.max() * 2)
+    margin = (high / low) ** 0.05
+    return low / margin, high * margin
 
 
 def _label_ends(

@@ -28,6 +28,8 @@ from hfdbench.errors import Unavailable, UsageError
 from hfdbench.metrics.registry import METRICS, small_sample_note
 from hfdbench.report import figures, tables
 from hfdbench.report import labels as layout
+from hfdbench.report.curves_figure import curves_figure
+from hfdbench.report.style import inks
 from hfdbench.results import parquet, published, schema
 from hfdbench.results.stored import Results
 
@@ -329,6 +331,19 @@ def test_bands_are_those_given_and_drawn_in_the_codecs_colour(tmp_path):
         svg.count("FillBetweenPolyCollection") == 6 and svg.count("LineCollection") == 2
     )  # FID and KID; hific has one point
     assert all("95" in text and "bootstrap over images" in text for text in captions)
+
+
+@pytest.mark.parametrize("low", [0.0, -3.0, 1e-5])
+def test_an_interval_that_reaches_zero_does_not_stretch_a_logarithmic_axis(low):
+    def intervals(points, column):
+        return pd.DataFrame({"lo": low, "hi": points[column] * 1.25})
+
+    data = figure_data(table(), card().model_copy(update={"y_range": None}), "kodak", intervals=intervals)
+    assert data.y.log and data.y.range is None
+    drawn = curves_figure([data], inks(table()), "column", "", {})
+    bottom, top = drawn.axes[0].get_ylim()
+    marks = [value for c in data.curves for value in c.y]
+    assert min(marks) / 2.5 < bottom < min(marks) and max(marks) < top < max(marks) * 2.5
 
 
 def test_intervals_come_from_the_store_and_only_where_they_take_seconds(tmp_path):
