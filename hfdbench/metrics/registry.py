@@ -138,6 +138,8 @@ class Metric:
         Protocol of published numbers it may be drawn with, or `PATCHES`; empty: none.
     type : {"float", "int"}
         Of its values.
+    decimals : int, optional
+        Printed digits after the point; None: four significant digits.
     required : bool
         Whether every stored file must have the column.
     companions : tuple of Column
@@ -163,6 +165,7 @@ class Metric:
     identity: str | None = None
     published: str = ""
     type: Literal["float", "int"] = "float"
+    decimals: int | None = None
     required: bool = False
     companions: tuple[Column, ...] = ()
 
@@ -238,6 +241,7 @@ _METRICS = (
         title="Rate (bits per pixel)",
         unit="bits per pixel",
         direction="lower",
+        decimals=4,
         meaning="total bits / total pixels",
         computed="pipeline",
         reference="hand",
@@ -252,6 +256,7 @@ _METRICS = (
         title="Rate, mean over images (bits per pixel)",
         unit="bits per pixel",
         direction="lower",
+        decimals=4,
         meaning="mean over images of each image's bits / pixels",
         computed="pipeline",
         reference="hand",
@@ -264,6 +269,7 @@ _METRICS = (
         title="PSNR, mean over images (dB)",
         unit="dB",
         direction="higher",
+        decimals=2,
         meaning="mean over images of each image's PSNR; null when an image is identical (its PSNR is infinite)",
         computed="crop",
         compute=_PIXEL + "psnr_db",
@@ -279,6 +285,7 @@ _METRICS = (
         title="PSNR of pooled MSE (dB)",
         unit="dB",
         direction="higher",
+        decimals=2,
         meaning="PSNR of the error pooled over all pixels; null when all are identical",
         computed="crop",
         compute=_PIXEL + "psnr_pooled_db",
@@ -291,6 +298,7 @@ _METRICS = (
         title="MS-SSIM",
         direction="higher",
         range=(0, 1),
+        decimals=4,
         meaning="mean over the images that have one: both sides at least 161 pixels",
         computed="crop",
         compute=_PIXEL + "ms_ssim",
@@ -307,6 +315,7 @@ _METRICS = (
         title="MS-SSIM, mean of dB (dB)",
         unit="dB",
         direction="higher",
+        decimals=2,
         meaning="mean over the same images of each image's -10 log10(1 - MS-SSIM); null when one of them is 1",
         computed="crop",
         compute=_PIXEL + "ms_ssim_db",
@@ -328,6 +337,7 @@ _METRICS = (
         column="fid",
         name="FID",
         title="FID",
+        decimals=2,
         meaning="squared Fréchet distance of Inception features, all patches of all images pooled; null when an image failed",
         reference="torch-fidelity",
         year=2017,
@@ -356,6 +366,7 @@ _METRICS = (
         title="KID",
         direction="lower",
         range=(None, None),
+        decimals=5,
         meaning=(
             "squared maximum mean discrepancy of the same features, seed 0: mean over 100 subsets of 1,000, or one estimate "
             "over fewer; unbiased, hence slightly below 0 for equal distributions"
@@ -372,6 +383,7 @@ _METRICS = (
         name="KID deviation",
         title="KID, deviation over subsets",
         direction="lower",
+        decimals=5,
         meaning="standard deviation over those subsets; null when there are none",
         compute=_KID,
         reference="torch-fidelity",

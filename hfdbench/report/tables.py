@@ -289,12 +289,8 @@ def _cell(column: str, value: object) -> str:
         return "-"
     if not isinstance(value, float):
         return str(value)
-    if column.startswith("bpp") or column == "ms_ssim":
-        return f"{value:.4f}"
-    if column.endswith("_db") or column == "fid":
-        return f"{value:.2f}"
-    if column.startswith("kid"):
-        return f"{value:.5f}"
+    if column in METRICS and (decimals := METRICS[column].decimals) is not None:
+        return f"{value:.{decimals}f}"
     if column.endswith("_s"):
         return _significant(value, 3)
     return str(int(value)) if value.is_integer() else _significant(value, 4)

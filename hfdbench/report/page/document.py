@@ -147,6 +147,7 @@ def metric_entries(table: pd.DataFrame) -> dict:
             "direction": own.direction if own else None,
             "reference": own.reference if own else None,
             "year": own.year if own else None,
+            "decimals": own.decimals if own else None,
             "module": own.module.removeprefix("hfdbench.") if own else None,
             "top": own.range[1] if own and own.direction == "higher" else None,
             "unit": described[column].unit if column in described else "",

@@ -27,12 +27,11 @@ function h(tag, attributes = {}, ...children) {
 
 const say = (text) => { $$("live").textContent = text; };
 
-/** A number as the tables of hfdbench print it: by the unit in the column's name. */
+/** A number as the tables of hfdbench print it. */
 function shownNumber(column, value) {
   if (value === null || value === undefined) return "–";
-  if (column.startsWith("bpp") || column === "ms_ssim") return value.toFixed(4);
-  if (column.endsWith("_db") || column === "fid") return value.toFixed(2);
-  if (column.startsWith("kid")) return value.toFixed(5);
+  const decimals = D.metrics[column]?.decimals ?? null;
+  if (decimals !== null) return value.toFixed(decimals);
   if (Number.isInteger(value)) return value.toLocaleString("en").replaceAll(",", "\u202f");
   return Math.abs(value) >= 1000 ? value.toFixed(0) : Number(value.toPrecision(3)).toString();
 }
