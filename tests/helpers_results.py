@@ -39,14 +39,19 @@ def write_codec(
     seed=0,
     dataset="made",
     streams=None,
+    sampled=0,
 ) -> None:
-    """One codec's points: better by `psnr_gain` dB, its features `noise_gain` times as far off, perhaps on others' `streams`."""
+    """One codec's points: better by `psnr_gain` dB, its features `noise_gain` times as far off, perhaps on others' `streams`.
+
+    sampled: the seed of its decoder, in whose place another may be drawn from the same streams.
+    """
     common = np.random.default_rng(1)  # what the images are like, for all codecs
     size = np.exp(common.normal(0, 0.3, images))
     scale = np.arange(1, 2049) ** -0.5
     originals = common.normal(size=(images * PATCHES, 2048)) * scale
     noise = common.normal(size=originals.shape) * scale
     own, streams_own = (np.random.default_rng([seed, *name.encode()]) for name in (codec, streams or codec))
+    own = np.random.default_rng([sampled, *codec.encode()]) if sampled else own
     image = np.arange(images)
     networks = {network: its_key for network, (its_key, _) in NETWORKS.items()}
     run = {"inception": networks["inception"], "features": networks, "dataset_sha256": "d", "device": "cpu"}
@@ -69,7 +74,7 @@ def write_codec(
     write_features(f"reference-{dataset}", originals)
     for number, bpp in enumerate(bpps):
         point = f"q{number + 1}"
-        trial_key = key(codec, point, dataset, seed)
+        trial_key = key(codec, point, dataset, seed, *([sampled] if sampled else []))
         keys = {"trial_key": trial_key, "stream_key": key(streams or codec, point)}
         name = f"{codec}-{point}-{dataset}-{trial_key}"
         image_bytes = (bpp * size * 12500 * (1 + 0.02 * streams_own.normal(size=images))).round().astype(int)
@@ -108,7 +113,7 @@ def write_codec(
             "fid_protocol": "fid256",
             "fid_patches": len(decoded),
             "device": "cpu",
-            "seed": 0,
+            "seed": sampled,
             "status": "ok",
             "note": "",
         }

@@ -69,5 +69,5 @@ def one_seed(rows: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
         return ()
     return (
         f"one seed of {', '.join(single)}: how much another seed of the sampling moves the values is not in the intervals "
-        "(hfdbench run --seed N)",
+        "(hfdbench run --seeds 4)",
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from hfdbench.analysis.seeds import mean_of_seeds
 from hfdbench.cards.schema import FigureCard
 from hfdbench.errors import Unavailable, UsageError, unknown
 from hfdbench.metrics.registry import METRICS, NETWORKS, of_network, small_sample_note
@@ -236,13 +237,17 @@ def _reach(values: pd.Series, log: bool) -> tuple[float, float]:
 
 
 def _usable(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """Rows of trials that succeeded, the lowest seed of each; every row put aside is named in `notes`."""
+    """Rows of trials that succeeded, means over seeds; every row put aside is named in `notes`."""
     bad = rows["status"] != "ok"
     for row in rows.loc[bad].itertuples():
         notes.append(f"{row.codec} {row.point}: {row.status}" + (f" ({row.note})" if _given(row.note) else ""))
     rows = rows.loc[~bad]
     for codec, some in rows.loc[rows["failed"] > 0].groupby("codec"):
         notes.append(f"{codec} {', '.join(some['point'])}: without {int(some['failed'].max())} failed images")
+    rows = mean_of_seeds(rows)
+    if "seeds" in rows:
+        for (codec, seeds), some in rows.loc[rows["seeds"] > 1].groupby(["codec", "seeds"]):
+            notes.append(f"{codec} {', '.join(some['point'])}: means of {seeds} seeds")
     first = rows["seed"] == rows.groupby(["codec", "point"])["seed"].transform("min")
     if not first.all():
         notes.append(f"seeds {', '.join(str(seed) for seed in sorted(set(rows[~first]['seed'])))} are not drawn")

@@ -6,14 +6,14 @@ the features are younger; where features are not stored (they are large) what is
 versions included. NaN: the point has no such value, or is not backed by stored images (a published one).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hfdbench.analysis import deviations
+from hfdbench.analysis import deviations, seeds
 from hfdbench.analysis.estimate import Estimate
 from hfdbench.errors import UsageError, unknown
 from hfdbench.metrics.distribution.kid import kid
@@ -60,13 +60,17 @@ def intervals(results: Results | Path, points: pd.DataFrame, column: str, *, lev
     """
     if column not in COLUMNS:
         raise unknown("column with intervals", column, COLUMNS)
+    trials = Results.of(results).trials()
     stored: dict[tuple, StoredTrial] = {}
-    for trial in Results.of(results).trials():
+    for trial in trials:
         stored.setdefault(_identity(trial.row, column), trial)
     rows = []
     for point in points.to_dict("records"):
-        trial = stored.get(_identity(point, column))
-        found = None if trial is None else estimate(trial, column)
+        if point.get("seeds", 1) > 1:
+            found = _over_seeds(trials, point, column)
+        else:
+            trial = stored.get(_identity(point, column))
+            found = None if trial is None else estimate(trial, column)
         rows.append((np.nan, np.nan) if found is None else found.interval(level))
     return pd.DataFrame(rows, index=points.index, columns=["lo", "hi"], dtype=float)
 
@@ -74,6 +78,14 @@ def intervals(results: Results | Path, points: pd.DataFrame, column: str, *, lev
 def _identity(row: Mapping[Any, Any], column: str) -> tuple:
     """What tells a point from every other, a newer measurement of the same included."""
     return (*(row[name] for name in ("codec", "point", "dataset", "seed", "device", "images")), row.get(column))
+
+
+def _over_seeds(trials: Iterable[StoredTrial], point: Mapping[Any, Any], column: str) -> Estimate | None:
+    """Of a row of `seeds.mean_of_seeds`: its trials are those that the row is the mean of."""
+    same = [name for name in (*seeds.SAME, *seeds.IDENTITIES) if name in point]
+    mine = [t for t in trials if all(t.row[name] == point[name] or pd.isna(point[name]) for name in same)]
+    found = [each for each in (estimate(trial, column) for trial in mine) if each is not None]
+    return Estimate.over_seeds(found) if len(found) == point["seeds"] else None
 
 
 def estimate(trial: StoredTrial, column: str) -> Estimate | None:

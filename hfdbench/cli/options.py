@@ -47,6 +47,9 @@ OnlyDatasets = Annotated[list[str] | None, typer.Option("--dataset", help="Only 
 Points = Annotated[list[str] | None, typer.Option("--point", help="Only these points.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N images, as a set of its own.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of decoders that sample.")]
+Seeds = Annotated[
+    int, typer.Option("--seeds", min=1, help="Decode with N seeds, from --seed on, where the decoder samples.")
+]
 Cards = Annotated[
     list[Path] | None, typer.Option("--cards", help="A further folder with codecs/, datasets/ or reports/.")
 ]

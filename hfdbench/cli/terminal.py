@@ -55,6 +55,7 @@ def tell(summaries: "list[Summary]") -> None:
     """Print the points on stdout, what was left out on stderr, and leave with the exit code."""
     import pandas as pd
 
+    from hfdbench.analysis.seeds import mean_of_seeds, with_spreads
     from hfdbench.report.tables import POINT_COLUMNS, render_points
 
     complain(summaries)
@@ -64,9 +65,10 @@ def tell(summaries: "list[Summary]") -> None:
             f"{len(summary.skipped)} skipped, {len(summary.failed)} failed",
             file=sys.stderr,
         )
-    points = pd.concat([summary.points for summary in summaries])
+    points = mean_of_seeds(pd.concat([summary.points for summary in summaries], ignore_index=True))
     if len(points):
-        print(render_points(points.sort_values(["dataset", "codec", "bpp"]), "table", POINT_COLUMNS), end="")
+        points = points.sort_values(["dataset", "codec", "bpp"])
+        print(render_points(points, "table", with_spreads(POINT_COLUMNS, points)), end="")
     raise typer.Exit(max(summary.exit_code for summary in summaries))
 
 

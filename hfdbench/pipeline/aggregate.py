@@ -76,7 +76,7 @@ def conclude(session: Session, trial: Trial, need: Need) -> None:
 def _last_generation(session: Session, trial: Trial) -> int:
     """How often this point has been measured under other keys; a clock that was set back does not matter."""
     found = [0]
-    for path in session.folder.points_of(trial.label):
+    for path in session.folder.points_of(trial.stem):
         with suppress(UsageError):
             row, metadata = read_point(path)
             if (row["seed"], row["device"]) == (trial.seed, trial.device):

@@ -74,6 +74,21 @@ def decode(session: Session, trial: Trial, need: Need, pool: Pool) -> None:
             finish(session.folder, trial.trial_key)
 
 
+def samples(session: Session, trial: Trial, pool: Pool) -> bool:
+    """Whether the trial's seed gives other pixels than the request's first, tried on the longest stream."""
+    mine = set(session.images(len(trial.dataset.names)))
+    stream = max(_streams(session, trial, mine), key=lambda row: row["bytes"] or 0, default=None)
+    if stream is None or stream["status"] != "ok":
+        return True
+    pixels = stream["width"] * stream["height"]
+    try:
+        asks = ({"do": "decode", "seed": seed} for seed in (session.request.seed, trial.seed))
+        first, second = (pool.ask(trial.codec, trial.point, ask, stream["stream"], pixels)[1] for ask in asks)
+    except CodecFailed:
+        return True  # and the trial says how it fails
+    return first != second
+
+
 class _Tables:
     """The unfinished tables of a trial."""
 

@@ -47,6 +47,9 @@ class Request:
         (i, n): do the i-th, from 0, of n parts of every dataset's images, and leave merging to `merge`.
     verify : int
         Decode so many stored streams of every trial again, in fresh processes, and compare the pixels.
+    seeds : int
+        Decode with so many seeds, from `seed` on, what is not of kind classical; decoders to which the seed makes no
+        difference decode once.
     """
 
     codecs: tuple[CodecCard, ...]
@@ -69,6 +72,7 @@ class Request:
     retry_failed: bool = False
     shard: tuple[int, int] | None = None
     verify: int = 0
+    seeds: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +89,16 @@ class Trial:
     trial_key: str
 
     @property
-    def label(self) -> str:
+    def stem(self) -> str:
         return f"{self.codec.id}-{self.point}-{self.dataset.id}"
 
     @property
+    def label(self) -> str:
+        return self.stem + (f" (seed {self.seed})" if self.seed else "")
+
+    @property
     def name(self) -> str:
-        return f"{self.label}-{self.trial_key}"
+        return f"{self.stem}-{self.trial_key}"
 
     @property
     def stream_name(self) -> str:
@@ -113,6 +121,8 @@ def make_plan(request: Request) -> Plan:
         raise UsageError(f"--workers {request.workers}: must be at least 1")
     if request.shard and not 0 <= request.shard[0] < request.shard[1]:
         raise UsageError(f"--shard {request.shard[0]}/{request.shard[1]}: must be I/N, with I from 0 to N - 1")
+    if request.seeds < 1:
+        raise UsageError(f"--seeds {request.seeds}: must be at least 1")
     if request.shard and request.verify:
         raise UsageError("--verify with --shard: a shard's images lie in pieces; verify after hfdbench merge")
     if not request.codecs or not request.datasets:
@@ -156,6 +166,7 @@ def make_plan(request: Request) -> Plan:
                 continue
             for dataset in wanted:
                 streams = stream_key(encodes, dataset.sha256)
-                pixels = trial_key(streams, decodes, request.seed, device)
-                trials.append(Trial(card, encoder, point.id, dataset, request.seed, request.device, streams, pixels))
+                for seed in range(request.seed, request.seed + (1 if card.kind == "classical" else request.seeds)):
+                    pixels = trial_key(streams, decodes, seed, device)
+                    trials.append(Trial(card, encoder, point.id, dataset, seed, request.device, streams, pixels))
     return Plan(tuple(trials), tuple(skipped))

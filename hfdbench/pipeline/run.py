@@ -21,7 +21,7 @@ from hfdbench.errors import UsageError
 from hfdbench.files import places
 from hfdbench.metrics.networks.extractors import Extractor
 from hfdbench.pipeline.aggregate import conclude
-from hfdbench.pipeline.decode import decode
+from hfdbench.pipeline.decode import decode, samples
 from hfdbench.pipeline.encode import check_streams, encode
 from hfdbench.pipeline.features import describe_originals
 from hfdbench.pipeline.instruments import absences, open_instruments
@@ -124,6 +124,8 @@ def _carry_out(request: Request, progress: Progress, mode: Mode) -> Summary:
     else:
         _discard_work(session, needs)
         if mode == "merge":
+            for trial in [t for t in todo if t.seed != request.seed and not session.folder.work(t.trial_key).exists()]:
+                del todo[trial]  # no shard has decoded with this seed: it makes no difference
             _refuse_incomplete(session, todo)
         if todo:
             done = _do(session, todo, outcome, mode)
@@ -206,7 +208,7 @@ def _do(session: Session, todo: dict[Trial, Need], outcome: _Outcome, mode: Mode
     with _pool(session, "encoder", images) as pool:
         if mode != "merge":
             _probe(session, todo, pool, outcome)
-        encodes = {t.stream_key: t for t, need in todo.items() if need.encode}
+        encodes = {t.stream_name: t for t, need in todo.items() if need.encode}
         decodes = [trial for trial, need in todo.items() if need.decode]
         counts = [len(d.names) for d, _ in references] + [len(t.dataset.names) for t in [*encodes.values(), *decodes]]
         session.progress.start(sum(len(session.images(count)) for count in counts), "images")
@@ -217,9 +219,19 @@ def _do(session: Session, todo: dict[Trial, Need], outcome: _Outcome, mode: Mode
             _guarded(session, outcome, trial, lambda t=trial, a=again: encode(session, t, a, pool))
     done = []
     with _pool(session, "decoder", images) as pool:
+        once: dict[tuple, bool] = {}  # whether the seed makes no difference
         for trial, need in todo.items():
             if trial.label in outcome.failed:
                 continue
+            if need.images and not need.again and trial.seed != session.request.seed and mode != "merge":
+                same = trial.codec.id, trial.point, trial.dataset.id
+                if same not in once:
+                    once[same] = not samples(session, trial, pool)
+                    if once[same]:
+                        session.note(f"{trial.stem}: the seed makes no difference, it is decoded once")
+                if once[same]:
+                    session.progress.advance(len(session.images(len(trial.dataset.names))))
+                    continue
             if _guarded(session, outcome, trial, lambda t=trial, n=need: _finish(session, t, n, pool)):
                 done.append(trial)
     return done

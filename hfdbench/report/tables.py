@@ -289,6 +289,7 @@ def _cell(column: str, value: object) -> str:
         return "-"
     if not isinstance(value, float):
         return str(value)
+    column = column.removesuffix("_spread")
     if column in METRICS and (decimals := METRICS[column].decimals) is not None:
         return f"{value:.{decimals}f}"
     if column.endswith("_s"):

@@ -26,7 +26,7 @@ from hfdbench.datasets.dataset import open_dataset
 from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution.patches import patches
 from hfdbench.pipeline.plan import Request
-from hfdbench.pipeline.run import run, score
+from hfdbench.pipeline.run import merge, run, score
 from hfdbench.results import parquet
 
 HERE = Path(__file__).parents[1]
@@ -293,6 +293,30 @@ def test_verify_names_streams_that_decode_to_other_pixels(tmp_path):
     assert_equal(before, tables(out))
     with pytest.raises(UsageError, match="verify after hfdbench merge"):
         run(replace(request, shard=(0, 2)))
+
+
+def test_seeds_decode_what_samples_once_each(tmp_path):
+    """What the seed does not change is decoded once, in shards, too."""
+    grainy, steady = codec("Grainy", id="grainy"), codec(id="steady")
+    cards = tuple(card.model_copy(update={"kind": "gan"}) for card in (grainy, steady))
+    spec, out = pictures(tmp_path / "p", 3), tmp_path / "out"
+    request = Request(codecs=(*cards, codec(id="plain")), datasets=(spec,), out=out, seed=1, seeds=3)
+    summary = run(request)
+    assert summary.exit_code == 0 and len(summary.done) == 5 and summary.done[0].endswith(" (seed 1)")
+    assert sum("the seed makes no difference" in note for note in summary.notes) == 1
+    assert summary.points.groupby("codec")["seed"].agg(list).to_dict() == {
+        "grainy": [1, 2, 3],
+        "steady": [1],
+        "plain": [1],
+    }
+    assert summary.points.loc[summary.points["codec"] == "grainy", "psnr_db"].nunique() == 3
+    assert len(list((out / "streams").iterdir())) == 3
+    again = run(request)
+    assert len(again.existing) == 5 and not again.done and again.exit_code == 0
+    for part in range(2):
+        run(replace(request, out=tmp_path / "parts", shard=(part, 2)))
+    merge(replace(request, out=tmp_path / "parts"))
+    assert_equal(tables(out), tables(tmp_path / "parts"))
 
 
 def test_identical_images_have_no_psnr(tmp_path):

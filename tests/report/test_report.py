@@ -104,11 +104,11 @@ def test_what_is_left_out_is_named_with_its_reason():
     points.loc[(points.codec == "hfd") & (points.point == "q2"), "fid"] = 0.0
     points = pd.concat([points, points[points.codec == "hific"].assign(seed=1, fid=99.0)], ignore_index=True)
     data = figure_data(points, card(codecs=("jpeg", "webp", "hfd", "hific", "vtm")), "kodak", known=["vtm"])
-    expected = {"vtm: not measured", "webp q1: failed (no libwebp)", "jpeg q1: no fid", "seeds 1 are not drawn"}
+    expected = {"vtm: not measured", "webp q1: failed (no libwebp)", "jpeg q1: no fid", "hific q1: means of 2 seeds"}
     assert set(data.notes) == expected | {"hfd q2: fid is 0, the axis logarithmic"}
     assert curve(data, "jpeg").points == ("q2", "q3")
     assert curve(data, "webp").points == ("q2",)
-    assert curve(data, "hific").y == (27.0,)
+    assert curve(data, "hific").y == ((27.0 + 99.0) / 2,)
 
 
 def test_points_outside_the_axes_are_counted():
