@@ -20,6 +20,7 @@ SMALL = AutoencoderConfig(widths=(8, 16, 16), groups=(4, 4, 8), hyper=8, context
 LAPPED = AutoencoderConfig(
     architecture="lapped", widths=(16, 24), blocks=(2, 1), groups=(4, 4, 8), hyper=16, context=16, lambdas=(0.002, 0.01)
 )
+LEVELS = replace(LAPPED, levels=2)
 NETWORK = NetworkConfig(widths=(8, 16), blocks=(1, 1), embedding=16, rates=2)
 
 

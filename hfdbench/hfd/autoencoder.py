@@ -41,7 +41,7 @@ DAMAGED = "hfd stream is damaged: its symbols are not those of any image; encode
 class AutoencoderConfig:
     """architecture: "elic" (this module) or "lapped" (lapped.py); widths: channels after each strided convolution, or at 1/8 and
     1/16 of the resolution; blocks: residual blocks at each of these, "lapped" only; groups: latent channels coded together;
-    lambdas: one per rate."""
+    levels: how many of the first groups are coded in five passes from coarse to fine, "lapped" only; lambdas: one per rate."""
 
     architecture: str = "elic"
     widths: tuple[int, ...] = (48, 96, 128)
@@ -49,6 +49,7 @@ class AutoencoderConfig:
     groups: tuple[int, ...] = (8, 8, 16, 32, 96)
     hyper: int = 96
     context: int = 96
+    levels: int = 0
     lambdas: tuple[float, ...] = (0.0008, 0.0016, 0.0032, 0.0064, 0.0128)
 
     def __post_init__(self):
@@ -57,6 +58,8 @@ class AutoencoderConfig:
         bounded("blocks", self.blocks, 64)
         bounded("groups", self.groups, 4096)
         bounded("hyper and context", (self.hyper, self.context), 4096)
+        if type(self.levels) is not int or not 0 <= self.levels <= len(self.groups):
+            raise ValueError(f"levels {self.levels}: a whole number from 0 to the {len(self.groups)} groups")
         if not 1 <= len(self.lambdas) <= 255 or not all(0 < value < math.inf for value in self.lambdas):
             raise ValueError(f"lambdas {self.lambdas}: 1 to 255 numbers above 0")
 
@@ -67,10 +70,12 @@ class AutoencoderConfig:
 
 @dataclass
 class Parameters:
-    """What the entropy model says of one pass: means and log-scale-table indices, N x C x H x W."""
+    """What the entropy model says of one pass, N x C x H x W: means, log-scale-table indices, and into how many steps each step
+    of the latents is divided, which broadcasts."""
 
     mean: Tensor
     index: Tensor = field(repr=False)
+    fine: Tensor = field(default_factory=lambda: torch.ones(1, dtype=torch.float64), repr=False)
 
 
 def bounded(name: str, values: tuple[int, ...], most: int) -> None:
@@ -88,9 +93,13 @@ def checkerboard(like: Tensor) -> Tensor:
 
 
 class Autoencoder(nn.Module):
-    """The model of architecture "elic"; `margin`: pixels that its transforms see beyond a tile, a multiple of 16."""
+    """The model of architecture "elic".
+
+    margin: pixels that its transforms see beyond a tile, a multiple of 16; by_rate: parameters whose first axis is the rate.
+    """
 
     margin = 80  # analysis reaches 72 pixels, synthesis as far
+    by_rate: tuple[str, ...] = ("log_gain", "log_inverse_gain", "log_hyper_gain", "log_hyper_inverse_gain")
 
     def __init__(self, config: AutoencoderConfig = AutoencoderConfig()):
         super().__init__()
@@ -150,13 +159,16 @@ class Autoencoder(nn.Module):
 
     # Training: rates are estimated, rounding passes gradients straight through.
 
-    def forward(self, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruction (N x 3 x H x W, not clipped) and estimated bits per image (N)."""
-        y_hat, bits = self.estimate(image, rate)
-        return self.synthesise(y_hat, rate), bits
+    def forward(self, image: Tensor, rate: Tensor, groups: int | None = None) -> tuple[Tensor | None, Tensor]:
+        """Reconstruction (N x 3 x H x W, not clipped) and estimated bits per image (N).
 
-    def estimate(self, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
-        """Rounded latents (N x latents x H/16 x W/16) and estimated bits per image (N), without coding."""
+        With `groups`: the bits of the hyper-latents and of so many groups, and no reconstruction.
+        """
+        y_hat, bits = self.estimate(image, rate, groups)
+        return (None if groups else self.synthesise(y_hat, rate)), bits
+
+    def estimate(self, image: Tensor, rate: Tensor, groups: int | None = None) -> tuple[Tensor, Tensor]:
+        """Rounded latents (N x latents x H/16 x W/16) and estimated bits per image (N), not coded; `groups` as in `forward`."""
         y = self.analyse(image, rate).float()
         with torch.autocast(image.device.type, enabled=False):
             z = self.hyper_latents(y, rate)
@@ -167,7 +179,7 @@ class Autoencoder(nn.Module):
             bits = -z_likelihood.log2().sum((1, 2, 3))
             anchors = checkerboard(y)
             coded: list[Tensor] = []
-            for k, y_k in enumerate(y.split(self.config.groups, 1)):
+            for k, y_k in enumerate(y.split(self.config.groups, 1)[:groups]):
                 context = [hyper, self.channel_context[k](torch.cat(coded, 1))] if k else [hyper]
                 blank = y.new_zeros(len(y), self.config.context, *y.shape[2:])
                 mean_a, log_scale_a = self.entropy_parameters[k](torch.cat([blank, *context], 1)).chunk(2, 1)
@@ -220,9 +232,7 @@ class Autoencoder(nn.Module):
         y = y.double()
 
         def code(part: slice, mask: Tensor, parameters: Parameters) -> Tensor:
-            symbols = self._symbols(y[:, part] - parameters.mean, parameters.index, part, rate).clamp(
-                -LARGEST_SYMBOL, LARGEST_SYMBOL
-            )
+            symbols = self._symbols(y[:, part], parameters, part, rate).clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL)
             self._push(encoder, symbols[mask].int(), parameters.index[mask], self._gaussian_table)
             return symbols
 
@@ -331,9 +341,9 @@ class Autoencoder(nn.Module):
         mean, log_scale = fixed_point.run(self.entropy_parameters[k], context).chunk(2, 1)
         return Parameters(mean, scale_index(log_scale))
 
-    def _symbols(self, residual: Tensor, index: Tensor, part: slice, rate: int) -> Tensor:
-        """The whole numbers that are coded for latents of `part`: what their means leave, given the indices of their scales."""
-        return residual.round()
+    def _symbols(self, y: Tensor, parameters: Parameters, part: slice, rate: int) -> Tensor:
+        """The whole numbers that are coded for latents `y`, those of `part`."""
+        return (y - parameters.mean).round()
 
     def _bottleneck_index(self, shape) -> Tensor:
         return torch.arange(shape[1], dtype=torch.int32)[None, :, None, None].expand(shape)

@@ -10,6 +10,7 @@ start at zero. Flat areas are flat by construction: the mean of every area of 64
 The entropy model has the structure of ELIC's (see autoencoder.py), its contexts added up instead of concatenated.
 """
 
+import itertools
 import math
 from typing import Any, cast
 
@@ -39,6 +40,9 @@ BLOCK = 16  # pixels
 COLOURS = 3
 LUMA_BANDS = (1, 2, 4, 6, 9, 13)  # of luma, by the sum of both frequencies: up to each of these, and the rest
 BANDS = len(LUMA_BANDS) + 3  # and two of chroma
+FINE = 4  # where levels are coded: block means of the coarsest are coded in steps of a quarter, so that flat areas come out flat
+# Where the passes between the first and the last find their nearest neighbours in a window of 5 x 5.
+LEVEL_TAPS = ((0, 0), (0, 4), (4, 0), (4, 4)), ((0, 2), (2, 0), (2, 4), (4, 2)), ((1, 1), (1, 3), (3, 1), (3, 3))
 # Rows: luma and two chroma axes, orthonormal, close to the principal axes of photographs.
 COLOUR = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 
@@ -95,6 +99,19 @@ def bands(latents: int) -> np.ndarray:
     colour, u, v = places(latents)
     band = np.where(colour == 0, np.searchsorted(LUMA_BANDS, u + v), len(LUMA_BANDS) + 1 + (u + v > 2))
     return (band == np.arange(BANDS)[:, None]) & (u + v > 0)
+
+
+def passes(like: Tensor, levels: bool) -> list[Tensor]:
+    """Positions of each pass, 1 x 1 x H x W: the two of a checkerboard, or every fourth row and column, then what halves the
+    distances, turning by 45 degrees each time; the last is the checkerboard's second."""
+    anchors = checkerboard(like)
+    if not levels:
+        return [anchors, ~anchors]
+    row = torch.arange(like.shape[2], device=like.device)[:, None] % 4
+    column = torch.arange(like.shape[3], device=like.device)[None] % 4
+    first, second = ((row == k) & (column == k) for k in (0, 2))
+    even = (row % 2 == 0) & (column % 2 == 0)
+    return [first[None, None], second[None, None], (even & ~first & ~second)[None, None], anchors & ~even, ~anchors]
 
 
 class Lapping(nn.Module):
@@ -158,7 +175,9 @@ def cheaper(residual: Tensor, log_scale: Tensor, weight: Tensor) -> Tensor:
 
 def repeated(z: Tensor) -> Tensor:
     """What hyper-latents say of areas, the outermost ones repeated beyond the picture: N x 3 + BANDS x H/64 + 2 x W/64 + 2."""
-    return F.pad(z[:, : COLOURS + BANDS], (1, 1, 1, 1), mode="replicate")
+    z = z[:, : COLOURS + BANDS]
+    z = torch.cat([z[:, :, :1], z, z[:, :, -1:]], 2)  # torch.compile cannot do F.pad's backward pass, channels last
+    return torch.cat([z[..., :1], z, z[..., -1:]], 3)
 
 
 class Analysis(nn.Module):
@@ -208,6 +227,7 @@ class Synthesis(nn.Module):
 class LappedAutoencoder(Autoencoder):
     """The same streams and methods as Autoencoder, other transforms and other networks in the entropy model."""
 
+    by_rate = (*Autoencoder.by_rate, "log_scale", "context_gain", "analysis.rate", "synthesis.rate")
     bands: Tensor
     spread: Tensor
     analysis: Any
@@ -234,6 +254,14 @@ class LappedAutoencoder(Autoencoder):
         self.area_synthesis = nn.ConvTranspose2d(COLOURS + BANDS, COLOURS + BANDS, 8, 4, 6)
         self.band_scale = nn.Conv2d(BANDS, m, 1)
         self.neighbours = CheckerboardMaskedConv2d(COLOURS, COLOURS, 3, 1, 1)
+        # Of the passes between the first and the last: what they see of their group, and of block means.
+        self.level_context = nn.ModuleList(
+            nn.ModuleList(zeroed(nn.Conv2d(group, width, 5, 1, 2)) for _ in LEVEL_TAPS)
+            for group in config.groups[: config.levels]
+        )
+        self.level_neighbours = nn.ModuleList(
+            zeroed(nn.Conv2d(COLOURS, COLOURS, 5, 1, 2)) for _ in (LEVEL_TAPS if config.levels else ())
+        )
         self.hyper_context, self.channel_context = nn.ModuleList(), nn.ModuleList()
         self.spatial_context, self.entropy_parameters = nn.ModuleList(), nn.ModuleList()
         done = 0
@@ -270,6 +298,9 @@ class LappedAutoencoder(Autoencoder):
             ramp = 1 - (torch.arange(8) - 3.5).abs() / 4
             zeroed(self.area_synthesis)
             zeroed(self.neighbours)
+            for net, taps in zip(self.level_neighbours, LEVEL_TAPS, strict=False):
+                for c, (row, column) in itertools.product(range(COLOURS), taps):
+                    cast(Tensor, net.weight)[c, c, row, column] = 0.2
             for c in range(COLOURS):
                 self.neighbours.weight[c, c] = 0.2
                 self.area_synthesis.weight[c, c] = ramp[:, None] * ramp / 4
@@ -306,7 +337,7 @@ class LappedAutoencoder(Autoencoder):
         weight = self.bands / self.bands.sum(1, keepdim=True).clamp(min=1)  # few latents leave bands empty
         return (F.conv2d(size, weight[:, :, None, None]) + 0.02).log()
 
-    def estimate(self, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+    def estimate(self, image: Tensor, rate: Tensor, groups: int | None = None) -> tuple[Tensor, Tensor]:
         y = self.analyse(image, rate).float()
         with torch.autocast(image.device.type, enabled=False):
             z = self.hyper_latents(y, rate)
@@ -318,37 +349,46 @@ class LappedAutoencoder(Autoencoder):
             means, local = self.area_synthesis(repeated(z_hat)).split((COLOURS, BANDS), 1)
             local = self.band_scale(local)
             gains = self.context_gain[rate][:, :, None, None].split(self.config.groups, 1)
-            anchors = checkerboard(y)
             coded: list[Tensor] = []
             seen: list[Tensor] = []  # of what is coded, what contexts see
             weights = self.weights(rate).split(self.config.groups, 1)
             log_scales = (self.log_scale[rate][:, :, None, None] + local).split(self.config.groups, 1)
             means = F.pad(means, (0, 0, 0, 0, 0, self.config.groups[0] - COLOURS))
-            for k, y_k in enumerate(y.split(self.config.groups, 1)):
+            for k, y_k in enumerate(y.split(self.config.groups, 1)[:groups]):
                 context = self.hyper_context[k](hyper)
                 if k:
                     context = context + self.channel_context[k](torch.cat(seen, 1))
-                mean_a, log_scale_a = self.entropy_parameters[k](context).chunk(2, 1)
-                if not k:
-                    mean_a = mean_a + means
-                y_hat_a = self.rounded(y_k, mean_a, log_scale_a + log_scales[k], weights[k]) * anchors
-                context = context + self.spatial_context[k](y_hat_a * gains[k])
-                mean_n, log_scale_n = self.entropy_parameters[k](context).chunk(2, 1)
-                if not k:
-                    left = self.neighbours(((y_hat_a - means) * anchors)[:, :COLOURS])
-                    mean_n = mean_n + means + F.pad(left, (0, 0, 0, 0, 0, mean_n.shape[1] - COLOURS))
-                mean = torch.where(anchors, mean_a, mean_n)
-                log_scale = torch.where(anchors, log_scale_a, log_scale_n) + log_scales[k]
-                coded.append(self.rounded(y_k, mean, log_scale, weights[k]))
+                masks = passes(y, k < self.config.levels)
+                fine = self.fineness(k, masks)
+                y_hat = torch.zeros_like(y_k)
+                mean, log_scale = y_hat, y_hat
+                for number, mask in enumerate(masks):
+                    near, shift = context, means
+                    if number:
+                        near = context + self._near(k, number)(y_hat * gains[k])
+                        if not k:
+                            known = torch.stack(masks[:number]).any(0)
+                            left = self._near_means(number)(((y_hat - means) * known)[:, :COLOURS])
+                            shift = means + F.pad(left, (0, 0, 0, 0, 0, y_k.shape[1] - COLOURS))
+                    mean_p, log_scale_p = self.entropy_parameters[k](near).chunk(2, 1)
+                    mean = torch.where(mask, mean_p if k else mean_p + shift, mean)
+                    log_scale = torch.where(mask, log_scale_p, log_scale)
+                    if number < len(masks) - 1:
+                        y_hat = (
+                            y_hat
+                            + self.rounded(y_k, mean, log_scale + log_scales[k] + fine.log(), weights[k], fine) * mask
+                        )
+                log_scale = log_scale + log_scales[k] + fine.log()
+                coded.append(self.rounded(y_k, mean, log_scale, weights[k], fine))
                 seen.append(coded[-1] * gains[k])
                 log_scale = self.scale_bound(log_scale)
-                likelihood = gaussian_likelihood((coded[-1] - mean).detach(), log_scale)
+                likelihood = gaussian_likelihood(((coded[-1] - mean) * fine).detach(), log_scale)
                 bits = bits - likelihood.log2().sum((1, 2, 3))
                 if self.training:
                     # Scales learn from what is coded; latents and means, which need a smooth rate, from noise in place of
                     # rounding (Balle et al. 2017, arXiv:1611.01704), which leaves the value alone.
                     noise = torch.empty_like(y_k).uniform_(-0.5, 0.5)
-                    smooth = gaussian_likelihood(y_k + noise - mean, log_scale.detach()).log2().sum((1, 2, 3))
+                    smooth = gaussian_likelihood((y_k - mean) * fine + noise, log_scale.detach()).log2().sum((1, 2, 3))
                     bits = bits - smooth + smooth.detach()
         return torch.cat(coded, 1), bits
 
@@ -358,12 +398,29 @@ class LappedAutoencoder(Autoencoder):
         step = (self.log_inverse_gain[rate].detach() * 2).exp()
         return (lambdas * 255**2 / COLOURS * step)[:, :, None, None]
 
-    def rounded(self, y: Tensor, mean: Tensor, log_scale: Tensor, weight: Tensor) -> Tensor:
-        """Latents as they are decoded; gradients pass straight through to `y`."""
+    def rounded(self, y: Tensor, mean: Tensor, log_scale: Tensor, weight: Tensor, fine: Tensor) -> Tensor:
+        """Latents as they are decoded; gradients pass straight through to `y`. `log_scale`: in steps of 1 / `fine`."""
         with torch.no_grad():
             log_scale = self.scale_bound(log_scale) if self.training else tabled(scale_index(log_scale))
-            change = cheaper(y - mean, log_scale, weight) + mean - y
+            change = cheaper((y - mean) * fine, log_scale, weight / fine**2) / fine + mean - y
         return y + change
+
+    def fineness(self, k: int, masks: list[Tensor]) -> Tensor:
+        """Into how many steps each step of the latents of group `k` is divided: 1 x 1 x H x W, or 1 x group x H x W."""
+        ones = torch.ones_like(masks[0], dtype=torch.float32)
+        if k or not self.config.levels:
+            return ones
+        first = torch.where(masks[0], FINE, ones).expand(-1, COLOURS, -1, -1)
+        return torch.cat([first, ones.expand(-1, self.config.groups[0] - COLOURS, -1, -1)], 1)
+
+    def _near(self, k: int, number: int) -> nn.Module:
+        """What pass `number` of group `k` sees of the passes before it."""
+        levels = cast(Any, self.level_context[k]) if k < self.config.levels else ()
+        return levels[number - 1] if number <= len(levels) else self.spatial_context[k]
+
+    def _near_means(self, number: int) -> nn.Module:
+        """What pass `number` is told by the block means of the passes before it."""
+        return self.level_neighbours[number - 1] if number <= len(self.level_neighbours) else self.neighbours
 
     def analyse(self, image: Tensor, rate: Tensor) -> Tensor:
         return self.analysis(image - 0.5, rate, self.spread) * self.log_gain[rate].exp()[:, :, None, None]
@@ -389,7 +446,6 @@ class LappedAutoencoder(Autoencoder):
 
     def _code_groups(self, contexts: Any, rate: int, code) -> Tensor:
         hyper, means, local = contexts
-        anchors = checkerboard(hyper)
         coded: list[Tensor] = []
         seen: list[Tensor] = []
         start = 0
@@ -400,27 +456,32 @@ class LappedAutoencoder(Autoencoder):
             context = fixed_point.run(self.hyper_context[k], hyper)
             if k:
                 context = context + fixed_point.run(self.channel_context[k], torch.cat(seen, 1))
-            shift = torch.zeros(1) if k else means
+            masks = passes(hyper, k < self.config.levels)
+            fine = self.fineness(k, masks).double()
+            log_scale = log_scales[:, part] + fixed_point.to_grid(fine.log())
             y_hat = torch.zeros(1, group, *hyper.shape[2:], dtype=torch.float64)
-            for mask in (anchors, ~anchors):
-                parameters = self._predict(k, context, shift, log_scales[:, part])
-                mask = mask.expand_as(y_hat)
-                y_hat = torch.where(mask, fixed_point.to_grid(code(part, mask, parameters) + parameters.mean), y_hat)
-                if mask[0, 0, 0, 0]:
-                    near = fixed_point.run(self.spatial_context[k], fixed_point.to_grid(y_hat * gains[:, part]))
-                    context = context + near
+            for number, mask in enumerate(masks):
+                near, shift = context, torch.zeros(1) if k else means
+                if number:
+                    near = context + fixed_point.run(self._near(k, number), fixed_point.to_grid(y_hat * gains[:, part]))
                     if not k:
-                        left = fixed_point.to_grid(((y_hat - means) * anchors)[:, :COLOURS])
-                        left = fixed_point.run(self.neighbours, left)
+                        known = torch.stack(masks[:number]).any(0)
+                        left = fixed_point.to_grid(((y_hat - means) * known)[:, :COLOURS])
+                        left = fixed_point.run(self._near_means(number), left)
                         shift = means + F.pad(left, (0, 0, 0, 0, 0, group - COLOURS))
+                parameters = self._predict(k, near, shift, log_scale, fine)
+                mask = mask.expand_as(y_hat)
+                value = code(part, mask, parameters) / fine + parameters.mean
+                y_hat = torch.where(mask, fixed_point.to_grid(value), y_hat)
             coded.append(y_hat)
             seen.append(fixed_point.to_grid(y_hat * gains[:, part]))
             start += group
         return torch.cat(coded, 1).float()
 
-    def _symbols(self, residual: Tensor, index: Tensor, part: slice, rate: int) -> Tensor:
-        return cheaper(residual, tabled(index), self.weights(torch.tensor([rate]))[:, part])
+    def _symbols(self, y: Tensor, parameters: Parameters, part: slice, rate: int) -> Tensor:
+        weight = self.weights(torch.tensor([rate]))[:, part] / parameters.fine**2
+        return cheaper((y - parameters.mean) * parameters.fine, tabled(parameters.index), weight)
 
-    def _predict(self, k: int, context: Tensor, shift: Tensor, log_scale: Tensor) -> Parameters:
+    def _predict(self, k: int, context: Tensor, shift: Tensor, log_scale: Tensor, fine: Tensor) -> Parameters:
         mean, residual_log_scale = fixed_point.run(self.entropy_parameters[k], fixed_point.to_grid(context)).chunk(2, 1)
-        return Parameters(mean + shift, scale_index(residual_log_scale + log_scale))
+        return Parameters(mean + shift, scale_index(residual_log_scale + log_scale), fine)

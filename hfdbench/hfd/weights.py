@@ -8,8 +8,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
@@ -101,12 +101,34 @@ def unpack(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return state
 
 
+def start_autoencoder(module: Autoencoder, path: Path) -> None:
+    """Copy a file's tensors into an autoencoder of the same sizes but, perhaps, other lambdas and more levels.
+
+    What belongs to a rate is interpolated linearly over log lambda; what levels add starts anew. Raises ValueError naming the file
+    when they do not fit.
+    """
+    lacking = tuple(name for name in module.state_dict() if name.startswith("level_"))
+    with safe_open(path, "pt") as file:
+        had = json.loads((file.metadata() or {}).get("config", "{}")).get("lambdas", ())
+    wanted = module.config.lambdas
+    if not had or tuple(had) == wanted:
+        return load_into(module, path, lacking)
+    order = np.argsort(had)
+    at = np.interp(np.log(wanted), np.log(had)[order], np.arange(len(had))[order])
+    load_into(module, path, lacking, module.by_rate, torch.tensor(at, dtype=torch.float32))
+
+
 def load_into(
-    module: torch.nn.Module, path: Path, may_lack: tuple[str, ...] = (), by_rate: tuple[str, ...] = ()
+    module: torch.nn.Module,
+    path: Path,
+    may_lack: tuple[str, ...] = (),
+    by_rate: tuple[str, ...] = (),
+    at: torch.Tensor | None = None,
 ) -> None:
     """Copy a file's tensors into a module built for them; those in may_lack may be missing and stay as they are.
 
-    by_rate: tensors whose first axis is the rate; where the module has another number of rates they are interpolated linearly.
+    by_rate: tensors whose first axis is the rate; they are interpolated linearly at the rates `at` (fractional indices, one for
+    each of the module's), by default evenly where the module has another number of rates.
     Raises ValueError naming the file when they do not fit.
     """
     try:
@@ -118,11 +140,12 @@ def load_into(
                 )
         own = module.state_dict()
         for name in by_rate:
-            if name in tensors and len(tensors[name]) != len(own[name]):
-                flat = tensors[name].flatten(1).T[None]
-                tensors[name] = F.interpolate(flat, len(own[name]), mode="linear", align_corners=True)[0].T.reshape(
-                    own[name].shape
-                )
+            if name in tensors and (at is not None or len(tensors[name]) != len(own[name])):
+                last = len(tensors[name]) - 1
+                places = torch.linspace(0, last, len(own[name])) if at is None else at
+                below = places.floor().long().clamp(max=max(0, last - 1))
+                weight = (places - below).reshape(-1, *[1] * (tensors[name].ndim - 1))
+                tensors[name] = torch.lerp(tensors[name][below], tensors[name][(below + 1).clamp(max=last)], weight)
         for name, buffer in list(module.named_buffers()):
             if name in tensors and buffer.shape != tensors[name].shape:  # probability tables are empty in a new model
                 owner, _, leaf = name.rpartition(".")

@@ -292,6 +292,8 @@ def parameter_groups(module: nn.Module) -> list[dict]:
     """
     paces: dict[float, list] = {1: [], 10: [], 0.025: []}
     for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         pace = 10 if name.endswith(("quantiles", "gain", "log_scale")) else 0.025 if name.endswith("basis") else 1
         paces[pace].append(parameter)
     return [{"params": parameters, "pace": pace} for pace, parameters in paces.items() if parameters]

@@ -45,6 +45,9 @@ class Recipe(Table):
     smooth, smallest_scale, block_means : float
         Stage 1: share of crops that are synthetic smooth fields; smallest factor that photographs are scaled by; weight of
         the error of means of blocks of 8, 16 and 32 pixels beside the squared error.
+    only : tuple of str
+        Stage 1: what is trained, by the beginnings of parameters' names; everything when empty. Where all of it belongs to the
+        entropy model of single groups, the loss is their rate alone and steps cost a fraction.
     base, points : str, tuple of str
         Stage 2: the codec card whose streams are decoded, and which of its points are the decoder's rates; all when empty.
     pair_side, border : int
@@ -73,6 +76,7 @@ class Recipe(Table):
     smooth: float = Field(0.0, ge=0, le=1)
     smallest_scale: float = Field(1.0, gt=0, le=1)
     block_means: float = Field(0.0, ge=0)
+    only: tuple[str, ...] = ()
     base: str = ""
     points: tuple[str, ...] = ()
     pair_side: int = Field(384, ge=GRID, multiple_of=GRID)
@@ -96,6 +100,8 @@ class Recipe(Table):
             raise ValueError(f"crop {self.crop} is not a multiple of {multiple}")
         if self.held_out == 1:
             raise ValueError("held_out 1 leaves nothing to train on; use 0 for none, or one photograph in 2 or more")
+        if self.only and not self.stage_1:
+            raise ValueError("only is an option of stage 1; remove it")
         if self.stage_1 and (self.base or self.points):
             raise ValueError("stage 1 has no base; remove base and points")
         return self

@@ -20,7 +20,7 @@ from hfdbench.hfd.autoencoder import AutoencoderConfig
 from hfdbench.hfd.decoder import Decoder, Sampling
 from hfdbench.hfd.network import NetworkConfig
 from hfdbench.hfd.sampling import Schedule
-from hfdbench.hfd.weights import build, configured, load_into
+from hfdbench.hfd.weights import build, configured, load_into, start_autoencoder
 from hfdbench.training import objectives, pairs, photos
 from hfdbench.training.adversaries import read_perceptual
 from hfdbench.training.objectives import ADVERSARIAL, DIFFUSION, Batch, Loss
@@ -36,11 +36,12 @@ class AutoencoderTask:
             torch.manual_seed(recipe.seed)
             self.modules = {"model": build(configured(AutoencoderConfig, recipe.model))}
         if init:
-            load_into(self.modules["model"], init)
+            start_autoencoder(self.modules["model"], init)
         else:
             pixels, _ = photos.crops(self.data.images, 64, recipe.crop, np.random.default_rng((recipe.seed, 2**41)))
             self.modules["model"].calibrate(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
         self.model = self.modules["model"]
+        self.groups = restrict(self.model, recipe.only) if recipe.only else None
         # Their loss stands outside the forward pass and is the same in every process: there is nothing to average.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, ["bottleneck.quantiles"])
 
@@ -64,6 +65,11 @@ class AutoencoderTask:
     def passes(self, modules: dict[str, nn.Module], fabric: Fabric) -> Iterator[tuple[str, Loss]]:
         def loss(batch):
             image, rate = batch
+            if self.groups:
+                bpp = modules["model"](image, rate, self.groups)[1] / (image.shape[2] * image.shape[3])
+                lambdas = torch.tensor(self.model.config.lambdas, device=image.device)
+                balance = (lambdas.median() / lambdas[rate]) ** 0.5  # about the share of the whole rate that a bit is
+                return (bpp * balance).mean(), {"bpp": bpp.detach().mean()}
             loss, bpp, mse = rate_distortion(modules["model"], image, rate, self.recipe.block_means)
             shown = {"rd": loss.detach(), "bpp": bpp.mean(), "psnr_db": (-10 * mse.log10()).mean()}
             return loss + self.model.bottleneck.loss(), shown  # the second term fits the quantiles of the hyper-latents
@@ -77,6 +83,43 @@ class AutoencoderTask:
 
     def finish(self) -> None:
         self.model.freeze_tables()
+
+
+def restrict(model: nn.Module, only: tuple[str, ...]) -> int | None:
+    """Freeze all parameters but those whose names begin with one of `only`.
+
+    Returns
+    -------
+    int or None
+        How many groups of latents the trained parameters have a say in, where they serve groups alone; else None.
+
+    Raises
+    ------
+    ValueError
+        For a beginning that no parameter has.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for beginning in only:
+        if not any(name.startswith(beginning) for name in names):
+            raise ValueError(
+                f'only: no parameter begins with "{beginning}"; there are {", ".join(sorted({n.split(".")[0] for n in names}))}'
+            )
+    groups: list[int] = []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(only))
+        if parameter.requires_grad:
+            kind, _, rest = name.partition(".")
+            of_group = kind in (
+                "hyper_context",
+                "channel_context",
+                "spatial_context",
+                "entropy_parameters",
+                "level_context",
+            )
+            groups.append(
+                int(rest.split(".")[0]) + 1 if of_group else 1 if kind in ("level_neighbours", "neighbours") else 0
+            )
+    return max(groups) if all(groups) else None
 
 
 def rate_distortion(model: Any, image: Tensor, rate: Tensor, block_means: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:

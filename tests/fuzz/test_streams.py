@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers_hfd import LAPPED, SMALL, autoencoder, picture, write
+from helpers_hfd import LAPPED, LEVELS, SMALL, autoencoder, picture, write
 
 from hfdbench.codecs.hfd import HFD
 from hfdbench.errors import StreamError
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.fuzz
 MUTATIONS = 150  # of each kind and architecture
 
 
-@pytest.fixture(scope="module", params=[SMALL, LAPPED], ids=["elic", "lapped"])
+@pytest.fixture(scope="module", params=[SMALL, LAPPED, LEVELS], ids=["elic", "lapped", "levels"])
 def codec(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "ae.safetensors"
     return HFD([write(autoencoder(config=request.param), path, "autoencoder")], rate=1)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from helpers_hfd import LAPPED, NETWORK, SMALL, autoencoder, decoder, picture, write
+from helpers_hfd import LAPPED, LEVELS, NETWORK, SMALL, autoencoder, decoder, picture, write
 from safetensors.torch import save_file
 
 from hfdbench.errors import StreamError
@@ -16,11 +16,11 @@ from hfdbench.hfd import coding
 from hfdbench.hfd import fixed_point as exact
 from hfdbench.hfd.autoencoder import gaussian_likelihood, pad
 from hfdbench.hfd.container import Coded
-from hfdbench.hfd.lapped import cheaper
+from hfdbench.hfd.lapped import FINE, cheaper, passes
 from hfdbench.hfd.weights import load_into, read_autoencoder, read_decoder
 
 
-@pytest.fixture(scope="module", params=[SMALL, LAPPED], ids=lambda config: config.architecture)
+@pytest.fixture(scope="module", params=[SMALL, LAPPED, LEVELS], ids=["elic", "lapped", "levels"])
 def model(request):
     return autoencoder(config=request.param)
 
@@ -173,6 +173,26 @@ def test_cheaper_rounding_costs_no_more_than_rounding():
         assert ((symbols - residual).abs() <= 1.5).all() and (symbols != residual.round()).any()
     clear = (residual - residual.round()).abs() < 0.499  # a tie costs no error either way
     assert torch.equal(cheaper(residual, log_scale, torch.tensor(1e6))[clear], residual.round()[clear])
+
+
+def test_passes_cover_every_position_once_from_coarse_to_fine():
+    for levels, counts in ((False, [48, 48]), (True, [6, 6, 12, 24, 48])):
+        masks = passes(torch.zeros(1, 1, 8, 12), levels)
+        assert [int(mask.sum()) for mask in masks] == counts
+        assert (torch.stack(masks).sum(0) == 1).all()
+    assert passes(torch.zeros(1, 1, 8, 12), True)[0][0, 0, ::4, ::4].all()
+    halves = torch.stack(passes(torch.zeros(1, 1, 8, 12), True)[:4]).any(0)
+    assert torch.equal(halves, passes(torch.zeros(1, 1, 8, 12), False)[0])
+
+
+def test_levels_code_block_means_of_the_first_pass_finely():
+    """Decoded from coded streams; a model without levels is off by as much as half a step and more."""
+    model = autoencoder(config=LEVELS)
+    image = picture(64, 128)
+    y = model.analyse(float_image(image), torch.tensor([1]))
+    _, y_hat = round_trip(image, 1, model)
+    first = passes(y, True)[0].expand(-1, 3, -1, -1)
+    assert (y_hat - y)[:, :3][first].abs().max() <= 1.5 / FINE + 2**-9 < (y_hat - y).abs().max()
 
 
 def test_margin_covers_the_receptive_fields(model):

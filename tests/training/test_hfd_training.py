@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers_hfd import LAPPED, SMALL, autoencoder, base, decoder, picture
+from helpers_hfd import LAPPED, LEVELS, SMALL, autoencoder, base, decoder, picture, write
 from helpers_metrics import random_weights
 from PIL import Image
 from safetensors import SafetensorError
@@ -542,6 +542,36 @@ def test_a_lapped_transform_trains(make_task, tmp_path):
     assert model.config == LAPPED
     x_hat, _ = model.reconstruct(torch.rand(1, 3, 70, 90), torch.tensor([1]))
     assert x_hat.shape == (1, 3, 70, 90)
+
+
+def test_an_autoencoder_goes_on_for_other_lambdas_and_with_levels(make_task, tmp_path):
+    """Gains of a rate that the start does not have lie between those of its neighbours, over log lambda."""
+    start = write(autoencoder(config=LAPPED), tmp_path / "start.safetensors", "autoencoder")
+    low, high = LAPPED.lambdas
+    wanted = LAPPED_STAGE_1 | {"lambdas": [low, (low * high) ** 0.5, high], "levels": 2}
+    old = read_autoencoder(start).module
+    new = make_task(recipe("autoencoder", model=wanted), init=start).model
+    for name in old.by_rate:
+        a, b = old.get_parameter(name), new.get_parameter(name)
+        assert torch.allclose(b[[0, 2]], a, atol=1e-5) and torch.allclose(b[1], a.mean(0), atol=1e-5)
+    assert torch.equal(new.analysis.basis, old.analysis.basis)
+    assert not any(p.any() for net in new.level_context for p in net.parameters())
+
+
+def test_only_what_is_named_trains(make_task, tmp_path):
+    start = write(autoencoder(config=LEVELS), tmp_path / "start.safetensors", "autoencoder")
+    wanted = recipe("autoencoder", model=LAPPED_STAGE_1 | {"levels": 2}, only=["level_", "entropy_parameters.1"])
+    task = make_task(wanted, init=start)
+    assert task.groups == 2
+    weights = training.train(task, tmp_path)
+    assert weights is not None
+    before, after = load_file(start), load_file(weights)
+    names = [name for name, _ in task.model.named_parameters() if "spatial" not in name and "neighbours.w" not in name]
+    changed = {name for name in names if not torch.equal(after[name], before[name].half())}
+    assert changed and all(name.startswith(wanted.only) for name in changed)
+    assert make_task(wanted.model_copy(update={"only": ("synthesis",)}), init=start).groups is None
+    with pytest.raises(ValueError, match=r'no parameter begins with "decoder"; there are .*analysis'):
+        make_task(wanted.model_copy(update={"only": ("decoder",)}))
 
 
 def test_a_constant_rate_can_be_prolonged(make_task, tmp_path):
