@@ -213,8 +213,9 @@ def claims(
     data_root: DataRoot = None,
     cards: Cards = None,
 ) -> None:
-    """Test the claims of HFD's paper. Prints numbers, intervals and verdicts."""
+    """Test the claims of HFD's paper, then our own targets. Prints numbers, intervals and verdicts."""
     from hfdbench.analysis import claims as trial
+    from hfdbench.analysis.targets import targets
     from hfdbench.pipeline import run as pipeline
     from hfdbench.pipeline.claim_runs import requests
     from hfdbench.report import claims_text
@@ -225,4 +226,4 @@ def claims(
             for request in requests(dataset, limit, device=chosen(device), **known):
                 complain([pipeline.run(request, progress)])
     verdicts = trial.from_stored(out, dataset, limit, metric, data_root, cards or ())
-    print(claims_text.render(verdicts, form.value), end="")
+    print(claims_text.render(verdicts, form.value, targets(out, dataset)), end="")

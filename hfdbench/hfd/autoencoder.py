@@ -159,16 +159,13 @@ class Autoencoder(nn.Module):
 
     # Training: rates are estimated, rounding passes gradients straight through.
 
-    def forward(self, image: Tensor, rate: Tensor, groups: int | None = None) -> tuple[Tensor | None, Tensor]:
-        """Reconstruction (N x 3 x H x W, not clipped) and estimated bits per image (N).
+    def forward(self, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruction (N x 3 x H x W, not clipped) and estimated bits per image (N)."""
+        y_hat, bits = self.estimate(image, rate)
+        return self.synthesise(y_hat, rate), bits
 
-        With `groups`: the bits of the hyper-latents and of so many groups, and no reconstruction.
-        """
-        y_hat, bits = self.estimate(image, rate, groups)
-        return (None if groups else self.synthesise(y_hat, rate)), bits
-
-    def estimate(self, image: Tensor, rate: Tensor, groups: int | None = None) -> tuple[Tensor, Tensor]:
-        """Rounded latents (N x latents x H/16 x W/16) and estimated bits per image (N), not coded; `groups` as in `forward`."""
+    def estimate(self, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        """Rounded latents (N x latents x H/16 x W/16) and estimated bits per image (N), without coding."""
         y = self.analyse(image, rate).float()
         with torch.autocast(image.device.type, enabled=False):
             z = self.hyper_latents(y, rate)
@@ -179,7 +176,7 @@ class Autoencoder(nn.Module):
             bits = -z_likelihood.log2().sum((1, 2, 3))
             anchors = checkerboard(y)
             coded: list[Tensor] = []
-            for k, y_k in enumerate(y.split(self.config.groups, 1)[:groups]):
+            for k, y_k in enumerate(y.split(self.config.groups, 1)):
                 context = [hyper, self.channel_context[k](torch.cat(coded, 1))] if k else [hyper]
                 blank = y.new_zeros(len(y), self.config.context, *y.shape[2:])
                 mean_a, log_scale_a = self.entropy_parameters[k](torch.cat([blank, *context], 1)).chunk(2, 1)

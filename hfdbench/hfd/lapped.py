@@ -337,9 +337,21 @@ class LappedAutoencoder(Autoencoder):
         weight = self.bands / self.bands.sum(1, keepdim=True).clamp(min=1)  # few latents leave bands empty
         return (F.conv2d(size, weight[:, :, None, None]) + 0.02).log()
 
-    def estimate(self, image: Tensor, rate: Tensor, groups: int | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, rate: Tensor, groups: int | None = None) -> tuple[Tensor, Tensor]:
+        """As in Autoencoder; with `groups`, of the hyper-latents and so many groups alone: what the errors of their latents are
+        worth, in bits per image (N), and estimated bits."""
+        if groups is None:
+            return super().forward(image, rate)
         y = self.analyse(image, rate).float()
-        with torch.autocast(image.device.type, enabled=False):
+        y_hat, bits = self._estimate(y, rate, groups)
+        weights = self.weights(rate)[:, : y_hat.shape[1]]
+        return (weights * (y_hat - y[:, : y_hat.shape[1]]).square()).sum((1, 2, 3)), bits
+
+    def estimate(self, image: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+        return self._estimate(self.analyse(image, rate).float(), rate, len(self.config.groups))
+
+    def _estimate(self, y: Tensor, rate: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        with torch.autocast(y.device.type, enabled=False):
             z = self.hyper_latents(y, rate)
             _, z_likelihood = self.bottleneck(z)
             medians = self.bottleneck._get_medians().detach().reshape(1, -1, 1, 1)
@@ -399,11 +411,16 @@ class LappedAutoencoder(Autoencoder):
         return (lambdas * 255**2 / COLOURS * step)[:, :, None, None]
 
     def rounded(self, y: Tensor, mean: Tensor, log_scale: Tensor, weight: Tensor, fine: Tensor) -> Tensor:
-        """Latents as they are decoded; gradients pass straight through to `y`. `log_scale`: in steps of 1 / `fine`."""
+        """Latents as they are decoded; `log_scale`: in steps of 1 / `fine`.
+
+        Gradients pass straight through to `y` and, where nothing is coded and the mean is the result, to `mean`, too.
+        """
         with torch.no_grad():
             log_scale = self.scale_bound(log_scale) if self.training else tabled(scale_index(log_scale))
-            change = cheaper((y - mean) * fine, log_scale, weight / fine**2) / fine + mean - y
-        return y + change
+            symbols = cheaper((y - mean) * fine, log_scale, weight / fine**2)
+            change = symbols / fine + mean - y
+            mean_alone = symbols == 0
+        return y + change + (mean - mean.detach()) * mean_alone
 
     def fineness(self, k: int, masks: list[Tensor]) -> Tensor:
         """Into how many steps each step of the latents of group `k` is divided: 1 x 1 x H x W, or 1 x group x H x W."""

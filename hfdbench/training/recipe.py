@@ -47,7 +47,7 @@ class Recipe(Table):
         the error of means of blocks of 8, 16 and 32 pixels beside the squared error.
     only : tuple of str
         Stage 1: what is trained, by the beginnings of parameters' names; everything when empty. Where all of it belongs to the
-        entropy model of single groups, the loss is their rate alone and steps cost a fraction.
+        entropy model of single groups, the loss is of their latents alone and steps cost a fraction.
     base, points : str, tuple of str
         Stage 2: the codec card whose streams are decoded, and which of its points are the decoder's rates; all when empty.
     pair_side, border : int

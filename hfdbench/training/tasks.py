@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hfdbench.hfd.autoencoder import AutoencoderConfig
 from hfdbench.hfd.decoder import Decoder, Sampling
+from hfdbench.hfd.lapped import LappedAutoencoder
 from hfdbench.hfd.network import NetworkConfig
 from hfdbench.hfd.sampling import Schedule
 from hfdbench.hfd.weights import build, configured, load_into, start_autoencoder
@@ -66,10 +67,12 @@ class AutoencoderTask:
         def loss(batch):
             image, rate = batch
             if self.groups:
-                bpp = modules["model"](image, rate, self.groups)[1] / (image.shape[2] * image.shape[3])
+                error, bits = modules["model"](image, rate, self.groups)
                 lambdas = torch.tensor(self.model.config.lambdas, device=image.device)
                 balance = (lambdas.median() / lambdas[rate]) ** 0.5  # about the share of the whole rate that a bit is
-                return (bpp * balance).mean(), {"bpp": bpp.detach().mean()}
+                per_pixel = 1 / (image.shape[2] * image.shape[3])
+                shown = {"bpp": per_pixel * bits.detach().mean(), "error": per_pixel * error.detach().mean()}
+                return per_pixel * ((bits + error) * balance).mean(), shown
             loss, bpp, mse = rate_distortion(modules["model"], image, rate, self.recipe.block_means)
             shown = {"rd": loss.detach(), "bpp": bpp.mean(), "psnr_db": (-10 * mse.log10()).mean()}
             return loss + self.model.bottleneck.loss(), shown  # the second term fits the quantiles of the hyper-latents
@@ -119,7 +122,7 @@ def restrict(model: nn.Module, only: tuple[str, ...]) -> int | None:
             groups.append(
                 int(rest.split(".")[0]) + 1 if of_group else 1 if kind in ("level_neighbours", "neighbours") else 0
             )
-    return max(groups) if all(groups) else None
+    return max(groups) if all(groups) and isinstance(model, LappedAutoencoder) else None
 
 
 def rate_distortion(model: Any, image: Tensor, rate: Tensor, block_means: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:

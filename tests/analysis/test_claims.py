@@ -11,6 +11,7 @@ from helpers_results import write_codec
 from hfdbench.analysis import claims
 from hfdbench.analysis.claims import MANY, STEPS, VARIANTS, gap, radial_power
 from hfdbench.analysis.estimate import Estimate, holm
+from hfdbench.analysis.targets import targets
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard
 from hfdbench.errors import UsageError
@@ -243,5 +244,10 @@ def test_rendering(out):
     assert [row["number"] for row in json.loads(claims_text.render(found, "json"))] == list(range(1, 10))
     rows = claims_text.render(found, "markdown").splitlines()
     assert len(rows) == 13 and all(row.count(" | ") >= 3 for row in rows[:11])
+    aims = targets(out, "made")
+    assert claims_text.render(found, targets=aims).index(claims_text.TARGETS) > text.index("note: FID")
+    rows = claims_text.render(found, "markdown", aims).splitlines()
+    assert rows[-1].startswith("| 18 |") and f"## {claims_text.TARGETS}" in rows
+    assert json.loads(claims_text.render(found, "json", aims))[-1]["verdict"] == "not measured"
     with pytest.raises(UsageError, match="csv"):
         claims_text.render(found, "csv")
