@@ -24,7 +24,7 @@ import numpy as np
 
 from hfdbench.analysis import deviations
 from hfdbench.analysis import intervals as uncertainty
-from hfdbench.analysis.caveats import FEWEST_IMAGES, caveats, kid_sign, one_seed
+from hfdbench.analysis.caveats import caveats, fewest_images, kid_sign, one_seed
 from hfdbench.analysis.decoded import Decoder
 from hfdbench.analysis.estimate import Estimate, holm
 from hfdbench.cards.find import find_cards
@@ -86,7 +86,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Difference:
-    """A difference that lies between low and high where the claim holds; kid: sign of that of the KIDs, 0 where it says nothing."""
+    """A difference that lies between low and high where the claim holds.
+
+    kid: sign of that of the KIDs, 0 where it says nothing; fewest: images that a verdict takes, 0 for what is no distance.
+    """
 
     name: str
     estimate: Estimate
@@ -94,7 +97,7 @@ class _Difference:
     high: float = 0.0
     unit: str = ""
     kid: float = 0.0
-    of_distances: bool = True
+    fewest: int = 0
 
     def __str__(self) -> str:
         low, high = self.estimate.interval(LEVEL)
@@ -131,7 +134,7 @@ class _Trial:
     def verdict(self, p: float) -> Verdict:
         """p: the smaller of both p-values, two-sided, adjusted for all claims."""
         lines = (*map(str, self.differences), *self.lines)
-        few = [d.estimate.images for d in self.differences if d.of_distances and d.estimate.images < FEWEST_IMAGES]
+        few = [(d.estimate.images, d.fewest) for d in self.differences if d.estimate.images < d.fewest]
         signs = [d.name for d in self.differences if d.kid * d.estimate.value < 0]
         if not self.differences:
             verdict = "not tried"
@@ -139,7 +142,7 @@ class _Trial:
             verdict = "undecided here"
         elif few:
             verdict = "undecided here"
-            lines = (*lines, f"{few[0]} images are too few for a verdict on a distance: at least {FEWEST_IMAGES}")
+            lines = (*lines, f"{few[0][0]} images are too few for a verdict on this distance: at least {few[0][1]}")
         elif signs:
             verdict = "undecided here"
             lines = (*lines, f"KID has the other sign, so that the number of patches decides: {'; '.join(signs)}")
@@ -278,7 +281,7 @@ class _Points:
             float(np.mean([uncertainty.kernel_distance(trial, column) for trial in self.trials[codec, point]]))
             for codec in (a, b)
         ]
-        return _Difference(name, values[0] - values[1], kid=kid_sign(*kids), **bounds)
+        return _Difference(name, values[0] - values[1], kid=kid_sign(*kids), fewest=fewest_images(column), **bounds)
 
 
 def _tried(number: int, claim: str, function: Callable[..., tuple], points: _Points, *arguments: object) -> _Trial:
@@ -288,7 +291,7 @@ def _tried(number: int, claim: str, function: Callable[..., tuple], points: _Poi
         differences, lines = function(points, *arguments)
     except Unavailable as error:
         return _Trial(number, claim, (), (str(error),))
-    notes = caveats(points.used, [points.metric]) if any(each.of_distances for each in differences) else ()
+    notes = caveats(points.used, [points.metric]) if any(each.fewest for each in differences) else ()
     return _Trial(number, claim, tuple(differences), tuple(lines), (*notes, *one_seed(points.used)))
 
 
@@ -299,7 +302,7 @@ def _lower(results: _Points, points: Iterable[str], a: str, others: Iterable[str
 
 def _psnr(results: _Points, points: Iterable[str]) -> tuple:
     sides = ((point, *(results.value(codec, point, "psnr_db") for codec in ("hfd", "elic-mse"))) for point in points)
-    bounds = {"low": -PSNR_BOUND_DB, "unit": " dB", "of_distances": False}
+    bounds = {"low": -PSNR_BOUND_DB, "unit": " dB"}
     return [_Difference(point, a - b, **bounds) for point, a, b in sides], ()
 
 
@@ -343,7 +346,7 @@ def _spectrum(results: _Points, pictures) -> tuple:
     less = gaps[:, 1] - gaps[:, 0]
     estimate = Estimate(float(less.mean()), deviations.of_mean(less))
     line = f"gap to the original's spectrum: hfd {gaps[:, 0].mean():.3g} dB, hfd-plus {gaps[:, 1].mean():.3g} dB"
-    return [_Difference("hfd-plus - hfd", estimate, unit=" dB", of_distances=False)], [line]
+    return [_Difference("hfd-plus - hfd", estimate, unit=" dB")], [line]
 
 
 def gap(made: np.ndarray, original: np.ndarray, reconstruction: np.ndarray) -> float:

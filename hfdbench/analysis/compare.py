@@ -22,7 +22,7 @@ import pandas as pd
 
 from hfdbench.analysis import intervals as uncertainty
 from hfdbench.analysis.bd import Delta, RateCurve, at_rate, bd_metric, bd_rate
-from hfdbench.analysis.caveats import FEWEST_IMAGES, caveats, is_frechet, kid_sign, one_seed
+from hfdbench.analysis.caveats import caveats, fewest_images, is_frechet, kid_sign, one_seed
 from hfdbench.analysis.estimate import Estimate, holm
 from hfdbench.errors import UsageError, unknown
 from hfdbench.metrics.registry import METRICS
@@ -366,7 +366,7 @@ def _judged(rows: list[_Row], level: float) -> list[dict]:
                 verdict = "equal"
             elif p > 1 - level:
                 why = BY_CHANCE if low <= 0 <= high else AMONG_ALL
-            elif row.metric in uncertainty.NETWORKS and estimate.images < FEWEST_IMAGES:
+            elif estimate.images < fewest_images(row.metric):
                 why = FEW
             elif row.kid_sign and row.kid_sign != np.sign(estimate.value):
                 why = SIGN

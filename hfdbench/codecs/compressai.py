@@ -34,6 +34,7 @@ class CompressAI:
 
     version = 1
     libraries = ("compressai", "torch")
+    tolerance = 1
 
     def __init__(self, model: str, quality: int):
         if model not in MODELS:

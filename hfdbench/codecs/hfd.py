@@ -28,6 +28,7 @@ class HFD:
 
     version = 1
     libraries = ("torch",)
+    tolerance = 1
 
     def __init__(self, weights: list[Path], rate: int, sampling: dict | None = None, device: str = "cpu"):
         try:
@@ -140,6 +141,7 @@ class BaseDecoder:
 
     version = 1
     libraries = ("torch",)
+    tolerance = 1
 
     def __init__(self, base: BasePoint, weights: list[Path], sampling: dict, device: str = "cpu"):
         try:

@@ -6,6 +6,7 @@ declares is read from its source, so that the measuring process never runs the c
     version     the integer that the adapter's class declares; raised when its output may change
     code        for a class without one: a hash of its module's code and of the modules of the same place that it imports,
                 without comments and docstrings
+    tolerance   grey levels by which its pixels may differ between classes of processors; decides no key
     libraries   versions of what the class lists in `libraries`, or of the installed packages that its modules import
     programs    hashes of the programs and files that the options name
 """
@@ -107,6 +108,18 @@ def identity(card: CodecCard, point_id: str) -> dict[str, Any]:
     options = {k: v for k, v in point.options.items() if not (reference in _IDLE and k in _IDLE[reference])}
     found = _adapter_identity(card, reference, point.options)
     return found | {"options": options, "weights": [entry.sha256 for entry in point.weights]}
+
+
+def tolerance(card: CodecCard) -> int:
+    """Grey levels by which a card's pixels may differ between classes of processors: what its adapter declares, else 0.
+
+    Raises
+    ------
+    UsageError
+        The card names no such module.
+    """
+    module, _, name = adapter_name(card.adapter).partition(":")
+    return _declared(module, name, tuple(search_path(card)), str(card.source)).tolerance
 
 
 def _adapter_identity(card: CodecCard, reference: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -215,6 +228,7 @@ def _instruction_set() -> str:
 class _Declared:
     deciding: dict[str, Any]  # version or code
     libraries: tuple[str, ...]
+    tolerance: int
 
 
 def _declared(module: str, name: str, path: tuple[str, ...], card: str) -> _Declared:
@@ -233,17 +247,18 @@ def _declared(module: str, name: str, path: tuple[str, ...], card: str) -> _Decl
             _constants(next((n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), []))
         )
     number, listed = values.get("version"), values.get("libraries")
+    tolerance = int(values.get("tolerance", 0))
     libraries = tuple(map(str, listed)) if isinstance(listed, list | tuple) else None
     if isinstance(number, int) and libraries is not None:
-        return _Declared({"version": number}, libraries)
+        return _Declared({"version": number}, libraries, tolerance)
     files, imported = _closure(module, path)
     if libraries is None:
         known, own = _distributions(), {module.partition(".")[0], "hfdbench"}
         libraries = tuple(sorted({found for top in imported - own for found in known.get(top, ())}))
     if isinstance(number, int):
-        return _Declared({"version": number}, libraries)
+        return _Declared({"version": number}, libraries, tolerance)
     digests = sorted((module_name, code_sha256(file)) for module_name, file in files.items())
-    return _Declared({"code": hashlib.sha256(json.dumps(digests).encode()).hexdigest()}, libraries)
+    return _Declared({"code": hashlib.sha256(json.dumps(digests).encode()).hexdigest()}, libraries, tolerance)
 
 
 @cache

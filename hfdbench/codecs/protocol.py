@@ -34,7 +34,7 @@ class Codec(Protocol):
     """One operating point of one compressor."""
 
     version: int
-    """Raised when its output may change. Declared in the class body, beside an optional `libraries`; see `identity`."""
+    """Raised when its output may change. Declared in the class body; optional beside it: `libraries`, `tolerance` (`identity`)."""
 
     def encode(self, image: "Image") -> bytes:
         """Self-contained stream: its length is the rate."""

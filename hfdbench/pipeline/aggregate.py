@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from hfdbench.codecs.identity import tolerance
 from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution.fingerprint import fid_id, weights_label
 from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
@@ -107,7 +108,7 @@ def point_row(trial: Trial, every: list[dict], compared: list[Compared], absent:
     row = {"codec": trial.codec.id, "point": trial.point, "dataset": trial.dataset.id, "kind": trial.codec.kind}
     row |= {"title": trial.codec.title or trial.codec.id, "device": trial.device, "seed": trial.seed}
     row |= {"network_evaluations": trial.codec.point(trial.point).network_evaluations}
-    row |= {"images": len(rows), "failed": failed}
+    row |= {"images": len(rows), "failed": failed, "tolerance": tolerance(trial.codec)}
     row |= {name: ", ".join(sorted({r[name] for r in every if r[name]})) or None for name in PLACE}
     row["status"] = "ok" if not failed else "partial" if rows else "failed"
     notes = [f"{failed} of {len(every)} images failed"] if failed else []

@@ -6,8 +6,10 @@ print and has columns of its own, <column>_lo and <column>_hi, in JSON and CSV. 
 within 5 % of the lowest of them; the best of them is bold in Markdown and LaTeX.
 
 A point that lacks images is marked †, never bold, and explained below the table; so are a FID by other weights than the
-published ones and one of few patches. JSON and CSV name them in the columns `status`, `fid_label` and `fid_patches`, which
-are added where they say such a thing. A CSV cell that a spreadsheet would take for a formula begins with an apostrophe.
+published ones and one of few patches. Points that were decoded without a sandbox, or on several classes of processors between
+which their pixels may differ, are named, too. JSON and CSV name all this in the columns `status`, `seal`, `processor`,
+`tolerance`, `fid_label` and `fid_patches`, which are added where they say such a thing. A CSV cell that a spreadsheet would take
+for a formula begins with an apostrophe.
 """
 
 import math
@@ -163,7 +165,7 @@ def render_values(values: pd.DataFrame, form: str = "table") -> str:
 
 
 def caveats(points: pd.DataFrame, columns: Iterable[str]) -> list[str]:
-    """What must be known to read these columns of these points: missing images, other weights, few patches.
+    """What must be known to read these columns of these points, such as missing images, no sandbox, other weights, few patches.
 
     Parameters
     ----------
@@ -183,6 +185,10 @@ def caveats(points: pd.DataFrame, columns: Iterable[str]) -> list[str]:
         notes.append(
             f"{MARK} {row['codec']} {row['point']} on {row['dataset']}: {row['status']} ({why}); not comparable."
         )
+    if _unsealed(points).any():
+        codecs = ", ".join(sorted(set(points.loc[_unsealed(points), "codec"])))
+        notes.append(f"Decoded without a sandbox (seal: process): {codecs}.")
+    notes += [_across(points)] if len(_processors(points)) > 1 else []
     shown = [name for name in columns if name in FINGERPRINTED]
     if not shown:
         return notes
@@ -198,9 +204,37 @@ def caveats(points: pd.DataFrame, columns: Iterable[str]) -> list[str]:
     return notes
 
 
+def _unsealed(points: pd.DataFrame) -> pd.Series:
+    """Which points were decoded without a sandbox."""
+    if "seal" not in points:
+        return pd.Series(False, index=points.index)
+    return points.loc[:, "seal"].fillna("").str.contains("process")
+
+
+def _across(points: pd.DataFrame) -> str:
+    """What a reader must know where points of decoders with a tolerance were decoded by several classes of processors."""
+    levels = max(int(each) for each in points["tolerance"].dropna().tolist())
+    return (
+        f"Decoded on {' and on '.join(_processors(points))}: between them the pixels of learned codecs may differ by {levels} "
+        f"grey level{'s' * (levels > 1)}."
+    )
+
+
+def _processors(points: pd.DataFrame) -> list[str]:
+    """Classes of processors, and of devices, that decoded points which have a tolerance."""
+    if not {"tolerance", "processor", "device"} <= set(points.columns):
+        return []
+    some = points.loc[points["tolerance"].fillna(0) > 0]
+    places = zip(some["processor"].fillna(""), some["device"], strict=True)
+    classes = {(name, device) for names, device in places for name in names.split(", ") if name}
+    return sorted(name if device == "cpu" else f"{device} beside {name}" for name, device in classes)
+
+
 def _caveats(points: pd.DataFrame, columns: Iterable[str]) -> list[str]:
     """Columns that say what must be known about these ones."""
     found = ["status"] if _incomplete(points).any() else []
+    found += ["seal"] if _unsealed(points).any() else []
+    found += ["processor", "tolerance"] if len(_processors(points)) > 1 else []
     if any(name in FINGERPRINTED for name in columns):
         labels = points.get("fid_label")
         if labels is not None and not labels.dropna().isin(["", "FID"]).all():

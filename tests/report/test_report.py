@@ -679,3 +679,23 @@ def test_tables_and_curves_import_neither_matplotlib_nor_torch():
         "import sys, hfdbench.report.tables, hfdbench.analysis.curves; print({'matplotlib', 'torch'} & {*sys.modules})"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_tables_say_where_points_were_decoded_when_it_matters():
+    points = table()[["codec", "point", "dataset", "bpp", "status", "device"]].assign(
+        seal="sandbox", processor="x86_64 avx2"
+    )
+    points["tolerance"] = points["codec"].map({"hfd": 1}).fillna(0)
+    columns = ["codec", "point", "bpp"]
+    assert "\n\n" not in tables.render_points(points, "table", columns)
+    points.loc[points["codec"] == "jpeg", ["seal", "processor"]] = ["process", "aarch64 asimd"]  # exact everywhere
+    said = tables.render_points(points, "table", columns).split("\n\n")[1]
+    assert said == "Decoded without a sandbox (seal: process): jpeg.\n"
+    points.loc[points[points["codec"] == "hfd"].index[0], "processor"] = "x86_64 avx512f"
+    said = tables.render_points(points, "table", columns)
+    assert (
+        "Decoded on x86_64 avx2 and on x86_64 avx512f: between them the pixels of learned codecs may differ by 1 grey level."
+        in said
+    )
+    row = json.loads(tables.render_points(points, "json", columns))[0]
+    assert row.keys() == {*columns, "seal", "processor", "tolerance"}

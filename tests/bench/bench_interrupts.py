@@ -1,0 +1,117 @@
+"""How long a run lives on after Ctrl-C, pressed once or twice, at moments by chance.
+
+    python tests/bench/bench_interrupts.py [--moments 100]
+
+Limits, on an idle machine: 2 s after one press, 0.5 s after the second of two (which comes 0.1 s after the first). Each run
+codes pictures in two workers; moments lie between the start of its process and the end of an undisturbed run. Times on a
+busy machine are longer: the load is printed beside them, and the processor time that the run still used, which depends less
+on it. Exit 1 over a limit, or where a process or a folder was left behind.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS))
+
+from helpers_processes import processes  # noqa: E402
+
+CARD = """
+id = "slow"
+kind = "classical"
+adapter = "helpers_codec:Quantiser"
+points = [{ id = "p", options = { step = 16, pause_s = 0.2 } }]
+"""
+SCRIPT = "import signal; signal.signal(2, signal.default_int_handler); from hfdbench.cli import main; main()"
+WORDS = ["run", "--cards", ".", "--codec", "slow", "--dataset", "folder:images", "--workers", "2"]
+LIMITS_S = {1: 2.0, 2: 0.5}
+GAP_S = 0.1
+
+
+def start(folder: Path, out: str) -> subprocess.Popen:
+    environment = os.environ | {"TMPDIR": str(folder / "tmp"), "MARKED": str(folder)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), *sys.path])
+    command = [sys.executable, "-c", SCRIPT, *WORDS, "--out", out]
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def processor_s(process: int) -> float:
+    """Of user and system that a process has used so far; 0 when it is gone."""
+    try:
+        used = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return 0.0
+    return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
+
+
+def lives_on_s(run: subprocess.Popen, presses: int) -> tuple[float, float] | None:
+    """Seconds, and seconds of the processor, from the last press to the end; None where the run had ended before."""
+    for press in range(presses):
+        time.sleep(GAP_S if press else 0)
+        pressed, used = time.perf_counter(), processor_s(run.pid)
+        if run.poll() is not None:
+            return None
+        run.send_signal(signal.SIGINT)
+    _, status, usage = os.wait4(run.pid, 0)
+    run.returncode = os.waitstatus_to_exitcode(status)
+    return time.perf_counter() - pressed, usage.ru_utime + usage.ru_stime - used
+
+
+def left(folder: Path) -> list:
+    """Processes and folders of the run, once their supervisors have had 5 s."""
+    deadline = time.monotonic() + 5
+    while (found := [*processes(str(folder)), *(folder / "tmp").glob("hfdbench-*")]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--moments", type=int, default=100)
+    options = options.parse_args()
+    bad = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("codecs", "images", "tmp"):
+            (folder / part).mkdir()
+        (folder / "codecs" / "slow.toml").write_text(CARD)
+        for number in range(8):
+            Image.fromarray(np.full((40, 56, 3), number, np.uint8)).save(folder / "images" / f"{number}.png")
+        began = time.perf_counter()
+        assert start(folder, "whole").wait() == 0
+        whole_s = time.perf_counter() - began
+        print(f"an undisturbed run: {whole_s:.1f} s; load {os.getloadavg()[0]:.1f}")
+        for presses, limit_s in LIMITS_S.items():
+            met, behind, codes = [], 0, {}
+            for number in range(options.moments):
+                run = start(folder, f"out-{presses}-{number}")
+                time.sleep(random.uniform(0, whole_s))
+                took = lives_on_s(run, presses)
+                codes[run.returncode] = codes.get(run.returncode, 0) + 1
+                met += [took] if took is not None else []
+                behind += bool(left(folder))
+            times, used = np.transpose(met)
+            late = sum(times > limit_s)
+            print(
+                f"{presses} press{'es' * (presses > 1)}: {len(times)} of {options.moments} met the run; median "
+                f"{np.median(times):.2f} s, 95 % {np.quantile(times, 0.95):.2f} s, longest {max(times):.2f} s; {late} over "
+                f"{limit_s} s; of the processor median {np.median(used):.2f} s, longest {max(used):.2f} s; {behind} left "
+                f"something behind; exit codes {codes}; load {os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
+            bad += late + behind
+    return min(bad, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
