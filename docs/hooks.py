@@ -79,11 +79,23 @@ def codecs() -> str:
 
     cards = sorted(find_cards(CodecCard, ()).values(), key=lambda card: (card.kind, card.id))
     parts = ["# Codecs\n\nWritten from the cards in `codecs/`. `hfdbench doctor` says which work on a machine.\n"]
-    head = ("id", "title", "kind", "points", "streams of", "paper")
-    rows = [(f"[`{c.id}`](#{c.id})", c.title, c.kind, len(c.points), c.streams or "", linked(c.paper)) for c in cards]
+    head = ("id", "title", "kind", "points", "streams of", "paper", "tried")
+    rows = []
+    for c in cards:
+        row = (f"[`{c.id}`](#{c.id})", c.title, c.kind, len(c.points), c.streams or "", linked(c.paper))
+        rows.append((*row, "untried" if c.untried else ""))
     parts.append(table(head, rows))
     for card in cards:
         lines = [f"## {card.id}", card.settings.strip() or card.title]
+        if card.python:
+            lines.append(f"Runs in a Python of its own: {', '.join(f'`{name}`' for name in card.python)}.")
+        weights = {w.name: w for point in card.points for w in point.weights if w.url is not None}
+        if weights:
+            files = ", ".join(f"[{name}]({w.url})" for name, w in weights.items())
+            licences = ", ".join(dict.fromkeys(w.licence for w in weights.values()))
+            lines.append(f"Weights ({licences}): {files}. `hfdbench fetch {card.id}` brings them.")
+        if card.untried:
+            lines.append(f"**Untried:** {card.untried.strip()}")
         lines.append("Points: " + ", ".join(f"`{point.id}`" for point in card.points) + ".")
         lines += [f"Left out{f' at {s.point}' if s.point else ''}: {s.reason}" for s in card.skip]
         parts.append("\n\n".join(lines))

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from hfdbench.cards.schema import CodecCard, FigureCard
-from hfdbench.codecs.protocol import find_adapter, load_codec
+from hfdbench.codecs.protocol import blueprint, find_adapter, load_codec
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.results.folder import ResultsFolder
 from hfdbench.results.parquet import read_table
@@ -60,7 +60,7 @@ def ledger_data(
     bars, notes, images = [], [], set()
     for row in rows.drop_duplicates(["codec", "point"]).sort_values(["codec", "bpp"]).itertuples():
         codec = codecs.get(row.codec)
-        if codec is None or codec.streams is not None or not hasattr(find_adapter(codec), "ledger"):
+        if codec is None or codec.streams or codec.python or not _has_ledger(codec, row.point):
             continue
         try:
             bars.append(_bar(row, codec, out))
@@ -75,6 +75,10 @@ def ledger_data(
     parts = tuple(dict.fromkeys(part for bar in bars for part in bar.parts))
     facts = (f"{max(images)} images", "rate: all bits / all pixels")
     return LedgerData(card.id, card.title, dataset, title, tuple(bars), parts, facts, tuple(notes))
+
+
+def _has_ledger(card: CodecCard, point: str) -> bool:
+    return hasattr(find_adapter(blueprint(card, point)), "ledger")
 
 
 def _bar(row, card: CodecCard, out: Path) -> Bar:

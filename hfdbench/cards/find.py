@@ -19,7 +19,7 @@ from typing import Any
 from hfdbench.cards.schema import C, CodecCard, read_card
 from hfdbench.errors import UsageError, unknown
 
-PACKAGE = Path(__file__).parent.parent  # of hfdbench
+PACKAGE = Path(__file__).resolve().parent.parent  # of hfdbench
 log = logging.getLogger(__name__)
 
 
@@ -102,6 +102,10 @@ def _encoder(card: CodecCard, cards: Mapping[str, CodecCard]) -> CodecCard:
     if card.base is not None and encoder.streams is not None:
         raise UsageError(
             f'{card.source}: key "base": {card.base} decodes the streams of {encoder.streams}; name a codec that encodes'
+        )
+    if card.base is not None and encoder.python not in ((), card.python):
+        raise UsageError(
+            f'{card.source}: key "base": {card.base} has a Python of its own, in which this one must run, too; copy its "python"'
         )
     for point in card.points:
         if all(point.id != other.id for other in encoder.points):

@@ -10,6 +10,7 @@ The same door serves everything that users write in TOML or as options, recipes 
 A mistake ends in a UsageError such as `FILE: key "points.0.wieghts": is unknown; known keys: id, options`.
 """
 
+import hashlib
 import re
 import tomllib
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hfdbench.errors import UsageError, unknown
+from hfdbench.files import places
+from hfdbench.files.download import file_name
 
 
 def _plain_id(value: str) -> str:
@@ -26,6 +29,13 @@ def _plain_id(value: str) -> str:
     return value
 
 
+def _requirement(value: str) -> str:
+    if not re.match(r"[A-Za-z0-9]", value) or "\n" in value:
+        raise ValueError('must be a requirement such as "torch==2.0.1"; options of pip go into its configuration')
+    return value
+
+
+HTTP = r"^https?://[^/]+/.+"
 Id = Annotated[str, AfterValidator(_plain_id)]
 
 
@@ -50,10 +60,48 @@ class Card(Table):
 
 
 class WeightFile(Table):
-    """A file of weights beside the card."""
+    """A file of weights: beside the card, or published at an address and kept in the cache by `hfdbench fetch`.
 
-    file: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    file: path from the card's folder. url, mirrors: where the same bytes are published, tried in this order; bytes: their number;
+    licence: its name, which whoever downloads them accepts; licence_url: its text. A url whose sha256 is not known may do without:
+    the first download then counts, and its hash becomes part of the codec's key.
+    """
+
+    file: str | None = None
+    url: str | None = Field(default=None, pattern=HTTP)
+    mirrors: tuple[Annotated[str, Field(pattern=HTTP)], ...] = ()
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    bytes: int | None = Field(default=None, ge=1)
+    licence: str = ""
+    licence_url: str = ""
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> Self:
+        if (self.file is None) == (self.url is None):
+            raise ValueError('give either "file" or "url"')
+        if self.url is not None and not self.licence:
+            raise ValueError('"url" needs "licence", the name that is shown before the download')
+        if self.sha256 is None and (self.file is not None or self.mirrors):
+            raise ValueError('"sha256" is missing; only a single "url" may do without')
+        if self.file is not None and (self.mirrors or self.bytes):
+            raise ValueError('"mirrors" and "bytes" go with "url"')
+        return self
+
+    @property
+    def name(self) -> str:
+        """The file as messages call it."""
+        return self.file or file_name(self.url or "")
+
+    def path(self, card: Card) -> Path:
+        """Where it lies, or will."""
+        if self.file is not None:
+            return Path(card.source).parent / self.file
+        folder = self.sha256 or "unpinned-" + hashlib.sha256((self.url or "").encode()).hexdigest()[:16]
+        return places.cache_folder() / "weights" / folder / self.name
+
+    def hint(self, card: Card) -> str:
+        """How to get it when it is missing."""
+        return "reinstall hfdbench or train it anew" if self.file is not None else f"hfdbench fetch {card.id}"
 
 
 class Point(Table):
@@ -81,6 +129,8 @@ class CodecCard(Card):
 
     options, weights, network_evaluations: what all points have in common; a point's own options are added, the others
     replace the common ones.
+    python: requirements, as pip takes them, of a Python of its own that the codec's processes start in; numpy is added.
+    untried: what of it was never run by hfdbench's makers, in words; empty for a codec that was.
     streams: id of the codec whose streams (of the same point ids) this one decodes; it then never encodes.
     base: id of the codec whose decoded images this one starts from; its streams are then the base's. The adapter's constructor
     receives the base's point of the same id as `base` (hfdbench.codecs.protocol.BasePoint). base_source: the base's file.
@@ -96,6 +146,8 @@ class CodecCard(Card):
     streams: str | None = None
     base: str | None = None
     base_source: Path | None = Field(default=None, exclude=True)
+    python: tuple[Annotated[str, AfterValidator(_requirement)], ...] = ()
+    untried: str = ""
     options: dict[str, Any] = {}
     weights: tuple[WeightFile, ...] = ()
     network_evaluations: int | None = Field(default=None, ge=0)
@@ -149,7 +201,7 @@ class CodecCard(Card):
 class Source(Table):
     """A file to download. `unpack`: take the pictures out of this archive; `sha256` and `bytes` are checked when given."""
 
-    url: str = Field(pattern=r"^https?://[^/]+/.+")
+    url: str = Field(pattern=HTTP)
     bytes: int | None = None
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     unpack: Literal["zip", "tar"] | None = None

@@ -66,20 +66,25 @@ def _codec(card: CodecCard, named: Iterable[Path]) -> Finding:
     with Pool("codec", 1, "cpu", retries=0) as pool:
         for number, point in enumerate(card.points):
             try:
-                if bundled:
+                if bundled and not card.python:
                     load_codec(card, point.id)
                 else:
                     pool.ask(card, point.id, {})
             except Unavailable as error:
                 where = f"point {point.id}: " if number else ""
-                return Finding(name, f"not here: {where}{error.reason}", error.hint)
+                return Finding(name, f"not here{_untried(card)}: {where}{error.reason}", error.hint)
             except CodecFailed as error:
-                state = "not here" if error.type == "Unavailable" else "broken"
-                reason = error.message if error.type == "Unavailable" else f"point {point.id}: {error}"
-                return Finding(name, f"{state}: {reason}", broken=state == "broken")
+                if error.type == "Unavailable":
+                    reason, _, hint = error.message.rpartition("; ")
+                    return Finding(name, f"not here{_untried(card)}: {reason or hint}", hint if reason else "")
+                return Finding(name, f"broken{_untried(card)}: point {point.id}: {error}", broken=True)
             except Exception as error:  # whatever a library raises; the doctor goes on
                 return Finding(name, f"broken: point {point.id}: {error}", broken=True)
-    return Finding(name, f"works, {len(card.points)} points")
+    return Finding(name, f"works, {len(card.points)} points" + _untried(card))
+
+
+def _untried(card: CodecCard) -> str:
+    return " (untried)" if card.untried else ""
 
 
 def _seal() -> Finding:

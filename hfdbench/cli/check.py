@@ -52,12 +52,15 @@ def conform(
     from hfdbench.cards.find import choose, find_cards
     from hfdbench.cards.schema import CodecCard
     from hfdbench.checks.conform import conform as check
+    from hfdbench.codecs.identity import provide
 
     card = choose(CodecCard, [codec], cards or ())[0]
     point = point or card.points[len(card.points) // 2].id
     card.point(point)
     encoder = find_cards(CodecCard, cards or ())[card.streams] if card.streams else None
     limits = {"timeout_s": timeout_s, "memory_gib": memory_gib, "megapixels": megapixels}
+    for needed in (card, encoder) if encoder else (card,):
+        provide(needed, point)
     failed = False
     print(f"{card.id} {point} on {chosen(device)}")
     for finding in check(card, point, encoder=encoder, device=chosen(device), **limits):

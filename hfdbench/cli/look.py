@@ -160,7 +160,11 @@ def list_(
 
     if thing is Thing.codecs:
         found = find_cards(CodecCard, cards or ()).values()
-        rows = [dict(codec=c.id, kind=c.kind, points=len(c.points), title=c.title, paper=c.paper) for c in found]
+        rows = [
+            dict(codec=c.id, kind=c.kind, points=len(c.points), title=c.title, paper=c.paper)
+            | dict(tried="untried" if c.untried else "")
+            for c in found
+        ]
     elif thing is Thing.datasets:
         found = find_cards(DatasetCard, cards or ()).values()
         rows = [dict(dataset=c.id, images=c.count, protocol=c.protocol, title=c.title) for c in found]

@@ -26,19 +26,33 @@ if TYPE_CHECKING:
 
 
 def fetch(
-    dataset: Annotated[list[str], typer.Argument(help="Dataset ids.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Ids of datasets and codecs.")],
+    accept_licence: Annotated[
+        list[str] | None,
+        typer.Option("--accept-licence", help="Licence of a codec's weights [HFDBENCH_ACCEPT_LICENCE]."),
+    ] = None,
     data_root: DataRoot = None,
     cards: Cards = None,
 ) -> None:
-    """Download and verify datasets. From their official addresses; resumes."""
-    from hfdbench.cards.find import choose
-    from hfdbench.cards.schema import DatasetCard
-    from hfdbench.datasets.fetch import fetch as bring
+    """Download and verify datasets, and what codecs need. From their official addresses; resumes."""
+    from hfdbench.cards.find import find_cards
+    from hfdbench.cards.schema import CodecCard, DatasetCard
+    from hfdbench.codecs import fetch as codecs
+    from hfdbench.datasets import fetch as datasets
+    from hfdbench.errors import unknown
 
+    known: dict[str, CodecCard | DatasetCard] = {**find_cards(CodecCard, cards or ())}
+    known |= find_cards(DatasetCard, cards or ())
+    for name in names:
+        if name not in known:
+            raise unknown("dataset or codec", name, known)
     failed = False
-    for card in choose(DatasetCard, dataset, cards or ()):
+    for card in (known[name] for name in dict.fromkeys(names)):
         try:
-            print(bring(card, data_root))
+            if isinstance(card, DatasetCard):
+                print(datasets.fetch(card, data_root))
+            else:
+                print(codecs.fetch(card, accept_licence or ()))
         except Unavailable as error:
             print(f"hfdbench: {error}", file=sys.stderr)
             failed = True

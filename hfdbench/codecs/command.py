@@ -1,8 +1,8 @@
 """Any encoder and decoder that are programs: run on files in a temporary folder, without a shell.
 
-Conventions: `encode` and `decode` are lists of words; in each word {input} and {output} stand for files, {level} for the
-point's own setting, {width} and {height} for the size the program sees, {env:NAME} for an environment variable. `image`
-is the format of the pictures that the encoder reads and the decoder writes:
+Conventions: `encode` and `decode` are lists of words, `env` holds variables of theirs; in each word {input} and {output} stand
+for files, {level} for the point's own setting, {width} and {height} for the size the program sees, {env:NAME} for an environment
+variable. `image` is the format of the pictures that the encoder reads and the decoder writes:
 
     png, ppm     8-bit sRGB; the stream is the encoder's file
     yuv444p10    raw planes Y, Cb, Cr, 16-bit little-endian words of 10 bits, full size
@@ -62,9 +62,13 @@ class Command:
             raise UsageError(f'range = "{range}": must be "full" or "limited"')
         if image == "yuv420p10" and multiple % 2:
             raise UsageError(f"multiple = {multiple}: must be even for yuv420p10")
-        self._env = {**os.environ, **(env or {})}
+        self._env = dict(os.environ)
         self._level, self._image, self._suffix = str(level), image, suffix
         self._multiple, self._range, self._timeout_s = multiple, range, timeout_s
+        try:
+            self._env |= {name: self._fill(value, {}) for name, value in (env or {}).items()}
+        except Unavailable as error:
+            raise Unavailable(error.reason, hint) from None
         for words in (encode, decode):
             if not words:
                 raise UsageError("encode and decode must each name a program")

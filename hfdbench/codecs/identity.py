@@ -4,11 +4,13 @@ Conventions: keys are the first 16 hex digits of a sha256. No adapter is importe
 declares is read from its source, so that the measuring process never runs the code it measures.
 
     version     the integer that the adapter's class declares; raised when its output may change
+    environment of a codec with a Python of its own: a hash of all that is installed there, in place of `libraries`
     code        for a class without one: a hash of its module's code and of the modules of the same place that it imports,
                 without comments and docstrings
     tolerance   grey levels by which its pixels may differ between classes of processors; decides no key
     libraries   versions of what the class lists in `libraries`, or of the installed packages that its modules import
-    programs    hashes of the programs and files that the options name
+    programs    hashes of the programs and files that the options name, and of all files in the folders that the option `repository`
+                or a PYTHONPATH in the option `env` names
 """
 
 import ast
@@ -20,6 +22,7 @@ import re
 import shutil
 import site
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -29,8 +32,11 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 from typing import Any
 
+from hfdbench.cards.find import PACKAGE
 from hfdbench.cards.schema import CodecCard
-from hfdbench.codecs.protocol import adapter_name, search_path, verified
+from hfdbench.codecs import environments
+from hfdbench.codecs.environments import Environment
+from hfdbench.codecs.protocol import adapter_name, beside, blueprint, search_path, verified
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files.digest import file_sha256
 
@@ -97,17 +103,19 @@ def identity(card: CodecCard, point_id: str) -> dict[str, Any]:
     Raises
     ------
     Unavailable
-        Weights, a package or a program are missing.
+        Weights, a package or a program are missing, or the Python of its own was not made.
     UsageError
         Weights were altered, or the card names no such module or class.
     """
     point = card.point(point_id)
-    for entry in point.weights:
-        verified(card, point_id, entry.file, entry.sha256)
+    plan = blueprint(card, point_id)
+    weights = [verified(plan, entry) for entry in plan.weights]
+    digests = [entry.sha256 or _file_sha256(path) for entry, path in zip(plan.weights, weights, strict=True)]
     reference = adapter_name(card.adapter)
     options = {k: v for k, v in point.options.items() if not (reference in _IDLE and k in _IDLE[reference])}
-    found = _adapter_identity(card, reference, point.options)
-    return found | {"options": options, "weights": [entry.sha256 for entry in point.weights]}
+    own = environments.found(card.id, card.python) if card.python else None
+    found = _adapter_identity(card, reference, point.options, own)
+    return found | {"options": options, "weights": digests}
 
 
 def tolerance(card: CodecCard) -> int:
@@ -118,32 +126,59 @@ def tolerance(card: CodecCard) -> int:
     UsageError
         The card names no such module.
     """
+    own = environments.found(card.id, card.python) if card.python else None
     module, _, name = adapter_name(card.adapter).partition(":")
-    return _declared(module, name, tuple(search_path(card)), str(card.source)).tolerance
+    return _declared(module, name, _search_path(card, own), str(card.source)).tolerance
 
 
-def _adapter_identity(card: CodecCard, reference: str, options: dict[str, Any]) -> dict[str, Any]:
+def provide(card: CodecCard, point_id: str) -> None:
+    """Make the Python that a card asks for, if it is not there, once its weights are known to be. Raises as `identity` does."""
+    if card.python:
+        plan = blueprint(card, point_id)
+        for entry in plan.weights:
+            verified(plan, entry)
+        environments.make(card.id, card.python)
+
+
+def _adapter_identity(
+    card: CodecCard, reference: str, options: dict[str, Any], own: Environment | None
+) -> dict[str, Any]:
     module, _, name = reference.partition(":")
-    declared = _declared(module, name, tuple(search_path(card)), str(card.source))
+    declared = _declared(module, name, _search_path(card, own), str(card.source))
     found: dict[str, Any] = {"adapter": reference, **declared.deciding}
-    libraries = {library: _library_version(card, library) for library in declared.libraries}
-    if libraries:
-        found["libraries"] = libraries
-    if programs := programs_of(options):
-        found["programs"] = {word: _program_sha256(path) for word, path in programs.items()}
+    if own is not None:
+        found["environment"] = own.digest
+    elif declared.libraries:
+        found["libraries"] = {library: _library_version(card, library) for library in declared.libraries}
+    path = os.environ.get("PATH", "")
+    if programs := programs_of(options, path if own is None else f"{own.bin}{os.pathsep}{path}"):
+        found["programs"] = {word: _file_sha256(path) for word, path in programs.items()}
+    if folders := _repositories(options):
+        found["repositories"] = [_folder_sha256(folder) for folder in folders]
     inner = options.get("adapter")
     if module == "hfdbench.codecs.mixed" and isinstance(inner, str):
-        found["mixes"] = _adapter_identity(card, adapter_name(inner), {})
+        found["mixes"] = _adapter_identity(card, adapter_name(inner), {}, own)
     return found
 
 
-def programs_of(options: dict[str, Any]) -> dict[str, Path]:
+def _search_path(card: CodecCard, own: Environment | None) -> tuple[str, ...]:
+    if own is None:
+        return tuple(search_path(card))
+    standard = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
+    folder = beside(card)
+    hfdbench = [str(PACKAGE.parent)] if card.adapter.startswith("hfdbench.") else []
+    return (*hfdbench, str(own.site_packages), *standard, *([folder] if folder else []))
+
+
+def programs_of(options: dict[str, Any], path: str | None = None) -> dict[str, Path]:
     """Programs that a point's `encode` and `decode` begin with, and existing files that any option names absolutely.
 
     Parameters
     ----------
     options : dict
         Options of a point; ``{env:NAME}`` in a word stands for an environment variable, as in `hfdbench.codecs.command`.
+    path : str, optional
+        PATH that programs are looked for on, instead of this process's.
 
     Returns
     -------
@@ -156,7 +191,11 @@ def programs_of(options: dict[str, Any]) -> dict[str, Path]:
         A program is not on PATH.
     """
     extra = options.get("env")
-    environment = {**os.environ, **extra} if isinstance(extra, dict) else dict(os.environ)
+    environment = {
+        **os.environ,
+        **({} if path is None else {"PATH": path}),
+        **(extra if isinstance(extra, dict) else {}),
+    }
 
     def filled(word: str) -> str:
         return ENVIRONMENT.sub(lambda match: environment.get(match[1], ""), word)
@@ -174,6 +213,15 @@ def programs_of(options: dict[str, Any]) -> dict[str, Path]:
         if os.path.isabs(path) and os.path.isfile(path):
             found[word] = Path(path).resolve()
     return found
+
+
+def _repositories(options: dict[str, Any]) -> list[Path]:
+    """Folders of code that no package manager installed."""
+    extra = options.get("env")
+    named = [options.get("repository"), extra.get("PYTHONPATH") if isinstance(extra, dict) else None]
+    filled = [ENVIRONMENT.sub(lambda m: os.environ.get(m[1], ""), words) for words in named if isinstance(words, str)]
+    folders = [folder for text in filled for folder in text.split(os.pathsep)]
+    return [Path(folder).resolve() for folder in folders if os.path.isabs(folder) and os.path.isdir(folder)]
 
 
 def named_files(options: dict[str, Any]) -> list[str]:
@@ -320,7 +368,7 @@ def _closure(module: str, path: tuple[str, ...]) -> tuple[dict[str, Path], set[s
 
 
 _MACHINERY = frozenset(
-    f"hfdbench.codecs{name}" for name in ("", ".protocol", ".identity", ".pool", ".worker", ".sandbox")
+    f"hfdbench.codecs{name}" for name in ("", ".protocol", ".identity", ".pool", ".worker", ".sandbox", ".environments")
 )
 
 
@@ -404,9 +452,27 @@ def _bytes_sha256(path: str, stamp: tuple[int, int]) -> str:
     return file_sha256(Path(path))
 
 
-def _program_sha256(path: Path) -> str:
+def _file_sha256(path: Path) -> str:
     stat = path.stat()
     return _bytes_sha256(str(path), (stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=64)
+def _tree_sha256(folder: str, stamp: tuple[tuple[str, int, int], ...]) -> str:
+    files = [(name, file_sha256(Path(folder, name))) for name, _, _ in stamp]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _folder_sha256(folder: Path) -> str:
+    """Hash of a folder's files and their names, without hidden ones and what Python compiles."""
+    stamp = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
+        for name in names:
+            path = Path(place, name)
+            if not name.startswith(".") and path.is_file():
+                stamp.append((str(path.relative_to(folder)), path.stat().st_mtime_ns, path.stat().st_size))
+    return _tree_sha256(str(folder), tuple(sorted(stamp)))
 
 
 def _library_version(card: CodecCard, library: str) -> str:

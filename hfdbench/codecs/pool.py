@@ -14,23 +14,26 @@ import random
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar, cast
 
+from hfdbench.cards.find import PACKAGE
 from hfdbench.cards.schema import CodecCard
-from hfdbench.codecs import sandbox
+from hfdbench.codecs import environments, sandbox
+from hfdbench.codecs.environments import Environment
 from hfdbench.codecs.identity import named_files
-from hfdbench.codecs.protocol import base_card, search_path
+from hfdbench.codecs.protocol import base_card, beside, blueprint
 from hfdbench.codecs.sandbox import LEVELS, LIMIT, REFUSED, Policy
 from hfdbench.codecs.worker import LENGTHS, THREADS, exactly, send
-from hfdbench.errors import UsageError, unknown
+from hfdbench.errors import Unavailable, UsageError, unknown
 from hfdbench.files import places
 
 HIDDEN = ("HFDBENCH_DATA", "HFDBENCH_INCEPTION", "PWD", "OLDPWD")  # what would tell a codec where the images are
@@ -277,9 +280,7 @@ class _Process:
         if self._popen is None:
             self._start(card, network)
         self._loaded = None
-        described = {"card": card.model_dump(mode="json"), "source": str(Path(card.source).resolve())}
-        described |= {"base_source": card.base_source and str(card.base_source)}
-        self.exchange({"do": "load", "point": point, "device": self._pool.device, **described})
+        self.exchange({"do": "load", "device": self._pool.device, "blueprint": asdict(blueprint(card, point))})
 
     def probe(self) -> None:
         """Start without a card, to find the level."""
@@ -288,8 +289,12 @@ class _Process:
     def _start(self, card: CodecCard | None, network: bool) -> None:
         global _found, _level
         levels = _levels()
+        try:
+            own = environments.found(card.id, card.python) if card and card.python else None
+        except Unavailable as error:
+            raise CodecFailed(str(error), "Unavailable") from None
         for level in levels:
-            self._spawn(card, level, network)
+            self._spawn(card, level, network, own)
             try:
                 if self._receive(HEADER_BYTES, 0)[0] != {"hello": level}:
                     raise ValueError
@@ -306,7 +311,7 @@ class _Process:
                     raise CodecFailed(f"{self._pool.role} died: exit {code}{tail}", passing=True) from None
         raise AssertionError("the last level is never refused")
 
-    def _spawn(self, card: CodecCard | None, level: str, network: bool) -> None:
+    def _spawn(self, card: CodecCard | None, level: str, network: bool, own: Environment | None) -> None:
         with self._lock:
             if self._pool.closed:
                 raise Stopped
@@ -319,16 +324,23 @@ class _Process:
             environment |= {"TMPDIR": str(folder / "tmp"), "HFDBENCH_WORKER": str(folder)}
             environment |= {"HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder / "home" / ".cache")}
             environment |= {"OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "PASSIVE"}
-            environment["PYTHONPATH"] = os.pathsep.join(str(Path(p).resolve()) for p in sys.path if Path(p).exists())
+            environment |= _python_variables(own, folder)
             if self._pool.watch_s is not None:
                 environment["HFDBENCH_WATCH"] = str(self._pool.watch_s)
             self._memory_bytes = Limits.of("load", 0, self._pool.device, None).memory_bytes
-            readable = sandbox.needed_paths([*(caches.values() if not network else ()), *_card_paths(card)])
+            named = [*(caches.values() if not network else ()), *_card_paths(card)]
+            hidden = self._pool.hidden
+            if own is None:
+                readable = sandbox.needed_paths(named)
+            else:
+                named += [str(PACKAGE), str(folder / "lib")]
+                readable = sandbox.needed_paths(named, str(own.prefix), environment["PATH"])
+                hidden = (*hidden, *sandbox.installed_packages())
             policy = Policy(
                 level,
                 str(folder),
                 readable=readable,
-                hidden=sandbox.reachable(self._pool.hidden, readable),
+                hidden=sandbox.reachable(hidden, readable),
                 writable=tuple(caches.values()) if network else (),
                 network=network,
                 memory_bytes=self._memory_bytes,
@@ -342,7 +354,7 @@ class _Process:
             try:
                 # A session of its own: Ctrl-C reaches the run alone.
                 self._popen = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "hfdbench.codecs.worker", str(theirs)],
+                    [own.python if own else sys.executable, "-P", "-m", "hfdbench.codecs.worker", str(theirs)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=self._errors,
@@ -525,6 +537,22 @@ def _caches() -> dict[str, str]:
     return {name: str(Path(os.environ.get(name) or cache / folder).absolute()) for name, folder in CACHES.items()}
 
 
+def _python_variables(own: Environment | None, folder: Path) -> dict[str, str]:
+    """Where the process finds modules and programs. A Python of its own sees of our packages hfdbench alone."""
+    if own is None:
+        return {"PYTHONPATH": os.pathsep.join(str(Path(p).resolve()) for p in sys.path if Path(p).exists())}
+    (folder / "lib").mkdir()
+    (folder / "lib" / "hfdbench").symlink_to(PACKAGE)
+    ours = {str(Path(sys.executable).parent), sysconfig.get_path("scripts")}
+    path = [entry for entry in os.environ.get("PATH", "").split(os.pathsep) if entry not in ours]
+    return {
+        "PATH": os.pathsep.join([str(own.bin), *path]),
+        "VIRTUAL_ENV": str(own.prefix),
+        "PYTHONPATH": str(folder / "lib"),
+        "PYTHONNOUSERSITE": "1",
+    }
+
+
 def _card_paths(card: CodecCard | None) -> Iterator[str]:
     """What a card names: its weights, the files of its options, and the modules beside it."""
     if card is None:
@@ -533,12 +561,11 @@ def _card_paths(card: CodecCard | None) -> Iterator[str]:
         base = base_card(card)
         yield str(Path(base.source).resolve())
         yield from _card_paths(base)
-    folder = Path(card.source).resolve().parent
     for point in card.points:
-        yield from (str(folder / entry.file) for entry in point.weights)
+        yield from (os.path.abspath(entry.path(card)) for entry in point.weights)
         yield from named_files(point.options)
-    for place in set(search_path(card)) - set(sys.path):
-        yield from sandbox.importable(place)
+    if (folder := beside(card)) is not None:
+        yield from sandbox.importable(folder)
 
 
 def _both_names(path: Path) -> tuple[str, str]:

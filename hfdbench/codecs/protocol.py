@@ -9,15 +9,19 @@ Unavailable when something it needs is not installed, before it does anything sl
 code; decode raises StreamError for a stream it cannot honour. Optional: `ledger(stream) -> dict[str, int]`, the bytes of a stream
 by what they are for, which add up to it; figures of what streams consist of show it. Optional: `decode_batch(streams, *, seed) ->
 list of images`, the pixels that decode gives for each alone; the pipeline does not call it, `hfdbench conform` holds it to that.
+
+A codec is built from a `Blueprint`, plain values that a card and its point become: whoever builds it imports nothing but the
+standard library before the adapter, so that a Python of a codec's own (`hfdbench.codecs.environments`) needs no more than numpy.
 """
 
 import importlib
 import inspect
+import os
 import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files.digest import file_sha256
@@ -73,30 +77,100 @@ class BasePoint:
     codec: Codec
 
 
-def find_adapter(card: "CodecCard") -> type:
-    """Import the class behind a card, without building it.
+@dataclass(frozen=True)
+class WeightsAt:
+    """A file of weights: as the card names it, where it lies, its sha256 if known, and how to get it when it is not there."""
+
+    name: str
+    path: str
+    sha256: str | None
+    hint: str
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What building a point's codec takes, as plain values.
+
+    Attributes
+    ----------
+    card, point : str
+        Ids.
+    source : str
+        The card's file, for messages.
+    adapter : str
+        "module:Class".
+    options : dict
+        Keyword arguments of the class.
+    weights : tuple of WeightsAt
+    beside : str, optional
+        Folder beside the card's codecs/, whose modules are looked for after all others.
+    base : Blueprint, optional
+        The base's point of the same id.
+    """
+
+    card: str
+    point: str
+    source: str
+    adapter: str
+    options: dict[str, Any]
+    weights: tuple[WeightsAt, ...] = ()
+    beside: str | None = None
+    base: "Blueprint | None" = None
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Blueprint":
+        """The blueprint whose `dataclasses.asdict` went through JSON."""
+        weights = tuple(WeightsAt(**entry) for entry in values["weights"])
+        base = values["base"] and cls.from_json(values["base"])
+        return cls(**{**values, "weights": weights, "base": base})
+
+
+def blueprint(card: "CodecCard", point_id: str) -> Blueprint:
+    """What building the codec of a card's point takes.
 
     Raises
     ------
     UsageError
-        The card names no such module or class.
+        There is no such point, here or in the base.
+    """
+    point = card.point(point_id)
+    return Blueprint(
+        card=card.id,
+        point=point_id,
+        source=str(card.source),
+        adapter=adapter_name(card.adapter),
+        options=point.options,
+        weights=tuple(WeightsAt(w.name, os.path.abspath(w.path(card)), w.sha256, w.hint(card)) for w in point.weights),
+        beside=beside(card),
+        base=None if card.base is None else blueprint(base_card(card), point_id),
+    )
+
+
+def find_adapter(plan: Blueprint) -> type:
+    """Import the class of an adapter, without building it.
+
+    Raises
+    ------
+    UsageError
+        There is no such module or class.
     Unavailable
         A package that the adapter imports is missing.
     """
-    module_name, _, class_name = adapter_name(card.adapter).partition(":")
-    look_beside(card)
+    module_name, _, class_name = plan.adapter.partition(":")
+    if plan.beside is not None and plan.beside not in sys.path:
+        sys.path.append(plan.beside)
     try:
         return getattr(importlib.import_module(module_name), class_name)
     except ModuleNotFoundError as error:
         if error.name and module_name.startswith(error.name):
-            raise UsageError(f'{card.source}: key "adapter": no module "{error.name}"; fix the card') from None
-        raise Unavailable(f"{card.id} needs the Python package {error.name}", f"pip install {error.name}") from None
+            raise UsageError(f'{plan.source}: key "adapter": no module "{error.name}"; fix the card') from None
+        raise Unavailable(f"{plan.card} needs the Python package {error.name}", f"pip install {error.name}") from None
     except AttributeError:
-        raise UsageError(f'{card.source}: key "adapter": {module_name} has no "{class_name}"; fix the card') from None
+        raise UsageError(f'{plan.source}: key "adapter": {module_name} has no "{class_name}"; fix the card') from None
 
 
 def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
-    """Build the codec of a card's point.
+    """Build the codec of a card's point in this process.
 
     Parameters
     ----------
@@ -110,28 +184,38 @@ def load_codec(card: "CodecCard", point_id: str, device: str = "cpu") -> Codec:
     Raises
     ------
     Unavailable
-        It cannot work here: a program, a package or weights are missing.
+        It cannot work here: a program, a package or weights are missing, or it has a Python of its own.
     UsageError
         The card is wrong: unknown point, adapter or option.
     """
-    point = card.point(point_id)
-    adapter, class_name = find_adapter(card), card.adapter.partition(":")[2]
-    arguments = dict(point.options)
+    if card.python:
+        raise Unavailable(
+            f"{card.id} runs in a Python of its own, where only run, conform and doctor start it",
+            f"hfdbench conform {card.id}",
+        )
+    return build(blueprint(card, point_id), device)
+
+
+def build(plan: Blueprint, device: str = "cpu") -> Codec:
+    """Build a codec in this process. Raises as `load_codec` does."""
+    adapter = find_adapter(plan)
+    arguments = dict(plan.options)
     accepted = inspect.signature(adapter).parameters
     if "weights" in accepted:
-        arguments["weights"] = [verified(card, point_id, entry.file, entry.sha256) for entry in point.weights]
+        arguments["weights"] = [verified(plan, entry) for entry in plan.weights]
     if "device" in accepted:
         arguments["device"] = device
-    if "base" in accepted and card.base is not None:
-        arguments["base"] = BasePoint(card.base, point_id, load_codec(base_card(card), point_id, device))
+    if "base" in accepted and plan.base is not None:
+        arguments["base"] = BasePoint(plan.base.card, plan.point, build(plan.base, device))
+    where = f'{plan.source}: point "{plan.point}"'
     try:
         inspect.signature(adapter).bind(**arguments)
     except TypeError as error:
-        raise UsageError(f'{card.source}: point "{point_id}": options do not fit {class_name}: {error}') from None
+        raise UsageError(f"{where}: options do not fit {plan.adapter.partition(':')[2]}: {error}") from None
     try:
         return adapter(**arguments)
     except UsageError as error:
-        raise UsageError(f'{card.source}: point "{point_id}": {error}') from None
+        raise UsageError(f"{where}: {error}") from None
 
 
 def base_card(card: "CodecCard") -> "CodecCard":
@@ -147,26 +231,20 @@ def base_card(card: "CodecCard") -> "CodecCard":
 def search_path(card: "CodecCard") -> list[str]:
     """Where the modules of a card's adapter are looked for: Python's path, then the folder beside the card's codecs/."""
     path = [entry or "." for entry in sys.path]
-    beside = _beside(card)
-    return path if beside is None or beside in path else [*path, beside]
+    folder = beside(card)
+    return path if folder is None or folder in path else [*path, folder]
 
 
-def look_beside(card: "CodecCard") -> None:
-    """Let Python find, after all else, a module that lies beside the codecs/ folder of a user's card."""
-    beside = _beside(card)
-    if beside is not None and beside not in sys.path:
-        sys.path.append(beside)
-
-
-def _beside(card: "CodecCard") -> str | None:
+def beside(card: "CodecCard") -> str | None:
+    """The folder that holds the codecs/ folder of a user's card, where its modules may lie; None for a bundled card."""
     from hfdbench.cards.find import bundled_root
 
     folder = Path(card.source).resolve().parent.parent
     return None if folder == bundled_root().resolve() else str(folder)
 
 
-def verified(card: "CodecCard", point_id: str, file: str, sha256: str) -> Path:
-    """Path of a weight file named in a card, relative to the card.
+def verified(plan: Blueprint, entry: WeightsAt) -> Path:
+    """Path of a weight file that a blueprint names.
 
     Raises
     ------
@@ -175,15 +253,12 @@ def verified(card: "CodecCard", point_id: str, file: str, sha256: str) -> Path:
     UsageError
         Its sha256 is not the card's.
     """
-    path = Path(card.source).parent / file
+    path, where = Path(entry.path), f'{plan.source}: point "{plan.point}"'
     if not path.is_file():
-        raise Unavailable(
-            f'{card.source}: point "{point_id}": {file} is missing', "reinstall hfdbench or train it anew"
-        )
-    found = file_sha256(path)
-    if found != sha256:
+        raise Unavailable(f"{where}: {entry.name} is missing", entry.hint)
+    if entry.sha256 is not None and (found := file_sha256(path)) != entry.sha256:
         raise UsageError(
-            f'{card.source}: point "{point_id}": sha256 of {file} differs (expected {sha256[:12]}…, got {found[:12]}…); '
+            f"{where}: sha256 of {entry.name} differs (expected {entry.sha256[:12]}…, got {found[:12]}…); "
             "restore the file or fix the card"
         )
     return path

@@ -22,8 +22,10 @@ import platform
 import select
 import shutil
 import signal
+import site
 import struct
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -450,7 +452,7 @@ def _seccomp(libc: ctypes.CDLL) -> None:
 # ---- what a codec of Python needs to see
 
 
-def needed_paths(extra: Iterable[str] = ()) -> tuple[str, ...]:
+def needed_paths(extra: Iterable[str] = (), prefix: str | None = None, path: str | None = None) -> tuple[str, ...]:
     """The system, this interpreter, its packages, the programs on PATH, and what is named besides.
 
     Of folders on Python's path that are no installation (a checkout, the current folder), only what can be imported.
@@ -459,13 +461,17 @@ def needed_paths(extra: Iterable[str] = ()) -> tuple[str, ...]:
     ----------
     extra : iterable of str
         Further files and folders.
+    prefix : str, optional
+        Of a virtual environment on the same base interpreter, whose packages are needed instead of ours.
+    path : str, optional
+        PATH of the process, instead of ours.
     """
     found: dict[str, None] = dict.fromkeys(path for path in SYSTEM if os.path.exists(path))
-    prefixes = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, os.path.dirname(os.__file__)}
-    found.update(dict.fromkeys(sorted(prefixes)))
-    for entry in sys.path:
+    base = {sys.base_prefix, sys.base_exec_prefix, os.path.dirname(os.__file__)}
+    found.update(dict.fromkeys(sorted(base | ({sys.prefix, sys.exec_prefix} if prefix is None else {prefix}))))
+    for entry in sys.path if prefix is None else ():
         found.update(dict.fromkeys(importable(os.path.abspath(entry))))
-    for entry in os.environ.get("PATH", "").split(os.pathsep):
+    for entry in (os.environ.get("PATH", "") if path is None else path).split(os.pathsep):
         if os.path.isabs(entry) and os.path.isdir(entry):
             siblings = [os.path.join(os.path.dirname(entry), name) for name in ("lib", "lib64")]
             found.update(dict.fromkeys([entry, *(siblings if os.path.basename(entry) == "bin" else ())]))
@@ -475,6 +481,12 @@ def needed_paths(extra: Iterable[str] = ()) -> tuple[str, ...]:
         )
     found.update(dict.fromkeys(extra))
     return tuple(path for path in _with_link_targets(found) if os.path.exists(path))
+
+
+def installed_packages() -> tuple[str, ...]:
+    """Folders of the packages that are installed for this interpreter: what a codec with a Python of its own must not see."""
+    found = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
+    return tuple(sorted(os.path.realpath(path) for path in found if os.path.isdir(path)))
 
 
 def reachable(hidden: Iterable[str], readable: Iterable[str]) -> tuple[str, ...]:

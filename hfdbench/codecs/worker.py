@@ -2,7 +2,7 @@
 
 Conventions: a frame is two big-endian lengths (4 and 8 bytes), a JSON header and raw bytes; requests come in on standard
 input, answers go out on standard output. Before the first there is a policy (one length, JSON): the process enters its
-sandbox and says hello. Requests: load (card, source, point, device), encode (shape; pixels), decode (seed; stream),
+sandbox and says hello. Requests: load (blueprint, device), encode (shape; pixels), decode (seed; stream),
 decode_batch (seed, lengths; streams), usage. Answers: ok, encode_s or decode_s, shape or shapes, peak_bytes, touched and
 batched; or error (type, message). A time is that of the one call.
 
@@ -140,12 +140,9 @@ def _peak_bytes() -> int:
 
 
 def _load(header: dict) -> Any:
-    from hfdbench.cards.schema import CodecCard
-    from hfdbench.codecs.protocol import load_codec
+    from hfdbench.codecs.protocol import Blueprint, build
 
-    base = header["base_source"] and Path(header["base_source"])
-    card = CodecCard(**header["card"], source=Path(header["source"]), base_source=base)
-    codec = load_codec(card, header["point"], header["device"])
+    codec = build(Blueprint.from_json(header["blueprint"]), header["device"])
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(THREADS)
     return codec

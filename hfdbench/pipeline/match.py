@@ -16,7 +16,7 @@ import numpy as np
 import tomli_w
 
 from hfdbench.cards.schema import CodecCard, Point
-from hfdbench.codecs.identity import identity, stream_key
+from hfdbench.codecs.identity import identity, provide, stream_key
 from hfdbench.codecs.mixed import fraction
 from hfdbench.codecs.pool import CodecFailed, Pool, in_order
 from hfdbench.datasets.dataset import Dataset, open_dataset
@@ -197,6 +197,7 @@ class _Search:
             name = f"{self.option}-{value:g}".lower()
             card = self.card.model_copy(update={"points": (Point(id=name, options=self._options(value)),)})
             try:
+                provide(card, name)
                 key = stream_key(identity(card, name), self.dataset.sha256)
             except Unavailable as error:
                 raise UsageError(f"{self.card.id}: {error}") from None

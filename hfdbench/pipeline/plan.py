@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard
-from hfdbench.codecs.identity import identity, stream_key, trial_key
+from hfdbench.codecs.identity import identity, provide, stream_key, trial_key
 from hfdbench.datasets.ids import parse_id
 from hfdbench.errors import Unavailable, UsageError, unknown
 from hfdbench.files import places
@@ -160,6 +160,8 @@ def make_plan(request: Request) -> Plan:
             if not wanted:
                 continue
             try:
+                for needed in (encoder, card):
+                    provide(needed, point.id)
                 encodes, decodes = identity(encoder, point.id), identity(card, point.id)
             except Unavailable as error:
                 skipped.extend((f"{card.id}-{point.id}-{dataset.id}", str(error)) for dataset in wanted)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from hfdbench import __version__
 from hfdbench.cards.find import bundled_root
 from hfdbench.cards.schema import CodecCard
+from hfdbench.codecs import environments
 from hfdbench.codecs.identity import processor
 from hfdbench.codecs.pool import find_seal
 from hfdbench.codecs.worker import THREADS
@@ -106,6 +107,7 @@ class Session:
             "dataset_sha256": trial.dataset.sha256,
             "stream_key": trial.stream_key,
             "trial_key": trial.trial_key,
+            **({"packages": environments.found(card.id, card.python).packages} if card.python else {}),
         }
 
 

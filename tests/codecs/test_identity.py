@@ -12,7 +12,7 @@ from hfdbench.cards.find import choose
 from hfdbench.cards.schema import CodecCard, Point
 from hfdbench.codecs import identity as identities
 from hfdbench.codecs.identity import identity, key, processor
-from hfdbench.codecs.protocol import find_adapter
+from hfdbench.codecs.protocol import blueprint, find_adapter
 from hfdbench.errors import Unavailable, UsageError
 
 SOURCE = '''
@@ -165,6 +165,22 @@ def test_programs_count_and_their_hints_do_not(tmp_path):
         place.identity(adapter, **ask, hint="build it")
 
 
+def test_code_that_no_package_manager_installed_counts(tmp_path, place, monkeypatch):
+    (tmp_path / "net" / "lib").mkdir(parents=True)
+    (tmp_path / "net" / "lib" / "model.py").write_text("depth = 1")
+    monkeypatch.setenv("NET", str(tmp_path / "net"))
+    ask = {"encode": ["true"], "decode": ["true"], "env": {"PYTHONPATH": "{env:NET}"}}
+    before = place.identity("hfdbench.codecs.command:Command", **ask)
+    (tmp_path / "net" / "__pycache__").mkdir()
+    (tmp_path / "net" / "__pycache__" / "model.pyc").write_bytes(b"compiled")
+    (tmp_path / "net" / ".git").write_text("hidden")
+    assert place.identity("hfdbench.codecs.command:Command", **ask) == before
+    (tmp_path / "net" / "lib" / "model.py").write_text("depth = 22")
+    assert place.identity("hfdbench.codecs.command:Command", **ask) != before
+    by_name = place.identity(repository=str(tmp_path / "net"))["repositories"]
+    assert by_name == place.identity("hfdbench.codecs.command:Command", **ask)["repositories"] != []
+
+
 def test_a_mixture_depends_on_what_it_mixes(place):
     ask = {"low": {"step": 1}, "high": {"step": 2}, "share": 0.5}
     before = place.identity("hfdbench.codecs.mixed:Mixed", adapter="minecodec:Codec", **ask)
@@ -179,7 +195,7 @@ def test_old_names_of_adapters_resolve_with_a_warning(place):
         assert place.identity(old, quality=50) == new
     card = CodecCard(id="old", kind="classical", adapter=old, points=(Point(id="a"),))
     with pytest.warns(DeprecationWarning, match="next release"):
-        assert find_adapter(card).__name__ == "JPEG"
+        assert find_adapter(blueprint(card, "a")).__name__ == "JPEG"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         place.identity("hfdbench.codecs.pillow:JPEG", quality=50)
