@@ -19,7 +19,7 @@ def findings(adapter: str, timeout_s: float = 60, **options) -> dict:
     """Findings by name for a codec of helpers_conform."""
     adapter = f"helpers_conform:{adapter}"
     card = CodecCard(id="made", kind="classical", adapter=adapter, points=[{"id": "p", "options": options}])
-    found = list(conform(card, "p", timeout_s=timeout_s, memory_gib=0.3, megapixels=0.2))
+    found = list(conform(card, "p", timeout_s=timeout_s, memory_gib=0.25, megapixels=0.2))
     return {finding.name: finding for finding in found}
 
 
