@@ -23,7 +23,7 @@ from hfdbench.hfd.weights import read_autoencoder
 from hfdbench.metrics.networks.inception import find_inception
 from hfdbench.training import pairs, photos
 from hfdbench.training.loop import make_fabric, train
-from hfdbench.training.objectives import ADVERSARIAL
+from hfdbench.training.objectives import ADVERSARIAL, DISTILLED
 from hfdbench.training.recipe import Recipe
 from hfdbench.training.tasks import AutoencoderTask, DecoderTask, Task
 
@@ -48,6 +48,8 @@ class Job:
         Codec card that stage 2 decodes, instead of the recipe's.
     init : Path, optional
         Weights to start from, of the same network.
+    evaluations : int, optional
+        Of the recipe's hfd-fast, instead of its own.
     perceptual : Path, optional
         Weights of the network of the perceptual loss.
     cache : Path, optional
@@ -70,6 +72,7 @@ class Job:
     autoencoder: Path | None = None
     base: str | None = None
     init: Path | None = None
+    evaluations: int | None = None
     perceptual: Path | None = None
     cache: Path | None = None
     data_root: Path | None = None
@@ -107,6 +110,12 @@ def read_recipe(job: Job) -> Recipe:
             f"{path}: stage 2 needs one base: the stage-1 weights with --autoencoder, or a codec with --base"
             + (f" (the recipe names {recipe.base})" if recipe.base else "")
         )
+    if recipe.objective == DISTILLED and job.init is None:
+        raise UsageError(
+            f"{path}: {DISTILLED} is distilled from the decoder that it starts from: give its weights with --init"
+        )
+    if job.evaluations:
+        recipe = recipe.model_copy(update={"evaluations": job.evaluations})
     if not job.data.is_dir():
         raise UsageError(f"--data {job.data}: no such folder")
     return recipe
@@ -244,6 +253,8 @@ class Stage(Table):
         Name of an earlier training whose weights are meant, or a path relative to the campaign's file; empty: none.
     base : str
         Codec card that stage 2 decodes; empty: the recipe's.
+    evaluations : int, optional
+        Of hfd-fast, instead of the recipe's: halving after halving, each from the one before.
     """
 
     name: Id
@@ -252,6 +263,7 @@ class Stage(Table):
     autoencoder: str = ""
     init: str = ""
     base: str = ""
+    evaluations: int | None = Field(None, ge=1)
 
 
 class Campaign(Table):
@@ -278,7 +290,8 @@ def read_campaign(path: Path) -> Campaign:
             raise UsageError(
                 f'{path}: training "{stage.name}": no recipe {stage.recipe}; give a path or a bundled name'
             )
-        Recipe.read(recipe)
+        if Recipe.read(recipe).objective != DISTILLED and stage.evaluations:
+            raise UsageError(f'{path}: training "{stage.name}": evaluations is an option of {DISTILLED}; remove it')
         for weights in filter(None, (stage.autoencoder, stage.init)):
             if weights not in known and not _beside(path, weights):
                 raise UsageError(
@@ -322,6 +335,7 @@ def run_campaign(path: Path, job: Job) -> list[Path] | None:
                     autoencoder=made.get(stage.autoencoder) or _beside(path, stage.autoencoder),
                     init=made.get(stage.init) or _beside(path, stage.init),
                     base=stage.base or None,
+                    evaluations=stage.evaluations,
                     cache=job.cache or job.out,
                     stop_after_s=left,
                     finish_after_s=60 * stage.minutes,

@@ -7,6 +7,8 @@
 | hfd-rf | the same v, read as the straight path's velocity | squared error of r - e; times uniform on that path (Liu et al. 2022) |
 | hfd-plus | v, latents seen | hfd's, and the squared error of v's fine detail; ours: the paper's HFD+ was not available |
 | dirac | v, read as the residual | squared error of r (Ghouse et al. 2023, "DIRAC") |
+| hfd-fast | v of the residual that two of a teacher's steps arrive at | squared error of v (Salimans and Ho 2022, progressive \
+distillation) |
 | hific | the residual, in one evaluation | squared error, perceptual, GAN on latents (Mentzer et al. 2020, arXiv:2006.09965) |
 | po-elic | the residual, in one evaluation | Charbonnier, perceptual, style, hinge PatchGAN (He et al. 2022, "PO-ELIC") |
 
@@ -43,7 +45,8 @@ class Batch:
 Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 DIFFUSION = ("hfd", "hfd-rf", "hfd-plus", "dirac")
 ADVERSARIAL = ("hific", "po-elic")
-OBJECTIVES = DIFFUSION + ADVERSARIAL
+DISTILLED = "hfd-fast"
+OBJECTIVES = (*DIFFUSION, *ADVERSARIAL, DISTILLED)
 
 # Weights of the losses of GAN decoders, in whitened residuals and normalised features: ours, in the proportions of the papers'
 # terms at the start of training.
@@ -74,6 +77,38 @@ def diffusion(model: Any, objective: str, schedule: Schedule) -> Loss:
             detail = fine(error).square().mean((1, 2, 3))
             losses, shown = losses + DETAIL * detail, shown | {"detail": detail.mean()}
         return losses.mean(), shown
+
+    return loss
+
+
+def distillation(model: Any, teacher: Any, schedule: Schedule, evaluations: int) -> Loss:
+    """One DDIM step of the student shall do what two of the teacher's do (Salimans and Ho 2022, arXiv:2202.00512, algorithm 2).
+
+    The student's steps are those of `Sampling("euler", evaluations)`; the teacher takes twice as many.
+    """
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        latents = batch.latents if model.config.latents else None
+        step = (batch.t * evaluations).floor().clamp(max=evaluations - 1) + 1
+        levels = [schedule.log_snr((step - back) / evaluations).float() for back in (0, 0.5, 1)]
+        (alpha, sigma), between, (alpha_end, sigma_end) = (
+            [x[:, None, None, None] for x in alpha_sigma(each)] for each in levels
+        )
+        z = alpha * whitened(model, batch) + sigma * batch.noise
+        with torch.no_grad():
+            end = z
+            for now, (a, s), (a_then, s_then) in (
+                (levels[0], (alpha, sigma), between),
+                (levels[1], between, (alpha_end, sigma_end)),
+            ):
+                v = teacher(end, batch.reconstruction, now, batch.rate, latents)
+                end = a_then * (a * end - s * v) + s_then * (a * v + s * end)
+            ratio = sigma_end / sigma
+            r = (end - ratio * z) / (alpha_end - ratio * alpha)
+            target = (alpha * z - r) / sigma
+        error = model(z, batch.reconstruction, levels[0], batch.rate, latents) - target
+        loss = error.square().mean()
+        return loss, {"v": loss}
 
     return loss
 

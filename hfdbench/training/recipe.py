@@ -13,7 +13,7 @@ from hfdbench.hfd.autoencoder import STRIDE, AutoencoderConfig
 from hfdbench.hfd.network import NetworkConfig
 from hfdbench.training.pairs import GRID
 
-Objective = Literal["autoencoder", "hfd", "hfd-rf", "hfd-plus", "dirac", "hific", "po-elic"]
+Objective = Literal["autoencoder", "hfd", "hfd-rf", "hfd-plus", "hfd-fast", "dirac", "hific", "po-elic"]
 
 
 class Recipe(Table):
@@ -54,6 +54,8 @@ class Recipe(Table):
         Stage 2: pixels of the parts of photographs that are coded, and around them that are coded with them and dropped.
     pair_rates : int
         Stage 2: at how many of the rates each part is coded.
+    evaluations : int
+        Stage 2, objective hfd-fast: steps of the distilled sampler; its teacher, which it starts from, takes twice as many.
     perceptual : str
         Stage 2, adversarial objectives: the network of the perceptual loss.
     """
@@ -82,6 +84,7 @@ class Recipe(Table):
     pair_side: int = Field(384, ge=GRID, multiple_of=GRID)
     border: int = Field(64, ge=0, multiple_of=GRID)
     pair_rates: int = Field(2, ge=1)
+    evaluations: int = Field(8, ge=1)
     perceptual: str = "inception"
 
     @property

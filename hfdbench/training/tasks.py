@@ -5,6 +5,7 @@ A task's `draw` makes a step's crops on the CPU, in a thread of its own; `batch`
 the losses see.
 """
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from hfdbench.hfd.sampling import Schedule
 from hfdbench.hfd.weights import build, configured, load_into, start_autoencoder
 from hfdbench.training import objectives, pairs, photos
 from hfdbench.training.adversaries import read_perceptual
-from hfdbench.training.objectives import ADVERSARIAL, DIFFUSION, Batch, Loss
+from hfdbench.training.objectives import ADVERSARIAL, DIFFUSION, DISTILLED, Batch, Loss
 from hfdbench.training.recipe import Recipe
 
 
@@ -178,6 +179,8 @@ class DecoderTask:
         if init:
             lacking = ("network.latents.weight", "network.latents.bias") if seen else ()
             load_into(self.model, init, may_lack=lacking, by_rate=("network.rate.weight", "root"))
+        if recipe.objective == DISTILLED:
+            self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.pairs = pairs.make_pairs(data, base, recipe.pair_side, recipe.border, cache, first, recipe.pair_rates)
         self.model.root.copy_(pairs.residual_roots(self.pairs, rates))
 
@@ -196,6 +199,10 @@ class DecoderTask:
         if objective in DIFFUSION:
             yield "model", objectives.diffusion(modules["model"], objective, self.schedule)
             return
+        if objective == DISTILLED:
+            teacher = self.teacher.to(fabric.device).to(memory_format=torch.channels_last)
+            yield "model", objectives.distillation(modules["model"], teacher, self.schedule, self.recipe.evaluations)
+            return
         frozen = self.perceptual.to(fabric.device).to(memory_format=torch.channels_last)
 
         def perceptual(image: Tensor) -> list[Tensor]:
@@ -208,10 +215,11 @@ class DecoderTask:
     def samples(self, batch: Batch) -> Tensor:
         """Rows of pictures, 3 x N x 3 x H x W: originals, reconstructions, and what the decoder makes of them: sampled in 16 steps
         at full strength, or predicted at once where that is the objective."""
-        solver = "euler" if self.schedule.path == "linear" else "ancestral"
+        solver = "euler" if self.schedule.path == "linear" or self.recipe.objective == DISTILLED else "ancestral"
         if self.recipe.objective in ADVERSARIAL:
             solver = "once"
-        how = Sampling(solver, steps=16, path=self.schedule.path, tile=0)
+        steps = self.recipe.evaluations if self.recipe.objective == DISTILLED else 16
+        how = Sampling(solver, steps=steps, path=self.schedule.path, tile=0)
         images = (batch.reconstruction * 255).round().byte().permute(0, 2, 3, 1).numpy()
         made = [
             self.model.sample(image, int(rate), seed, how, latents[None])

@@ -290,6 +290,48 @@ def test_losses_are_the_squared_errors_they_are_called(objective, path):
     assert torch.allclose((said_r - said_noise) - (r - batch.noise), -(sigma + alpha) * d, atol=1e-4)
 
 
+def test_a_student_that_does_what_two_steps_of_its_teacher_do_has_no_loss():
+    """The target of the last step and of others, against sampling with the teacher by the sampler itself."""
+    teacher = decoder(seed=3)
+    schedule = Schedule("cosine")
+    torch.manual_seed(0)
+    image, reconstruction = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    rate, t, noise = torch.tensor([0, 1]), torch.tensor([0.1, 0.6]), torch.randn(2, 3, 32, 32)
+    batch = objectives.Batch(image, reconstruction, rate, torch.zeros(2, 0, 2, 2), t, noise)
+    seen = {}
+
+    class Student:
+        config, root = teacher.config, teacher.root
+
+        def __call__(self, z, *others):
+            seen.update(z=z, others=others)
+            return torch.zeros_like(z)
+
+    loss, _ = objectives.distillation(Student(), teacher, schedule, 4)(batch)
+    wanted = []
+    for k, step in enumerate((1, 3)):
+        levels = schedule.log_snr(torch.tensor([step, step - 0.5, step - 1]) / 4).float()
+
+        def denoise(z, level, k=k):
+            alpha, sigma = alpha_sigma(level)
+            v = teacher(z, reconstruction[k : k + 1], level[None].float(), torch.tensor([k]))
+            return alpha * z - sigma * v
+
+        z = seen["z"][k : k + 1]
+        with torch.no_grad():
+            end = z
+            for now, then in ((levels[0], levels[1]), (levels[1], levels[2])):
+                (alpha, sigma), (alpha_then, sigma_then) = alpha_sigma(now), alpha_sigma(then)
+                r = denoise(end, now)
+                end = alpha_then * r + sigma_then / sigma * (end - alpha * r)
+        # The student's single step arrives there, too.
+        (alpha, sigma), (alpha_end, sigma_end) = alpha_sigma(levels[0]), alpha_sigma(levels[2])
+        r = (end - sigma_end / sigma * z) / (alpha_end - sigma_end / sigma * alpha)
+        wanted.append(((alpha * z - r) / sigma).square().mean())
+    assert float(loss) == pytest.approx(float(sum(wanted) / 2), rel=1e-3)
+    assert torch.allclose(seen["others"][1].double(), schedule.log_snr(torch.tensor([0.25, 0.75])), atol=1e-4)
+
+
 def test_fine_detail_is_what_a_blur_takes_away():
     assert objectives.fine(torch.full((1, 3, 8, 8), 2.0)).abs().max() < 1e-6
     stripes = torch.tensor([1.0, -1.0]).repeat(4).expand(1, 3, 8, 8)
@@ -455,6 +497,9 @@ def test_losses_keep_to_their_device(make_task, objective):
     if objective in objectives.ADVERSARIAL:
         networks.append(task.perceptual)
         task.perceptual.to = lambda *_, **__: task.perceptual  # it is moved below
+    if objective == objectives.DISTILLED:
+        networks.append(task.teacher)
+        task.teacher.to = lambda *_, **__: task.teacher
     with FakeTensorMode() as fake:
         for part in (part for network in networks for part in network.modules()):
             for tensors in (part._parameters, part._buffers):
@@ -465,6 +510,7 @@ def test_losses_keep_to_their_device(make_task, objective):
             assert {value.device.type for value in (loss, *said.values())} == {"cuda"}
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("objective", ["autoencoder", *objectives.OBJECTIVES])
 def test_every_objective_trains_on_a_gpu(make_task, tmp_path, objective):

@@ -90,7 +90,7 @@ def recipe_files(tmp_path_factory):
     place = tmp_path_factory.mktemp("recipes")
     common = "steps = 2\nbatch = 2\ncrop = 64\nwarmup = 1\nbf16 = false\npair_side = 64\nborder = 32\n"
     network = "[model]\nwidths = [8, 16]\nblocks = [1, 1]\nembedding = 16\n"
-    for objective in ("hfd", "hific"):
+    for objective in ("hfd", "hific", "hfd-fast"):
         (place / f"{objective}.toml").write_text(f'objective = "{objective}"\n{common}{network}')
     model = "".join(f"{name} = {value}\n" for name, value in STAGE_1.items())
     (place / "elic.toml").write_text(f'objective = "autoencoder"\n{common}[model]\n{model}')
@@ -156,6 +156,7 @@ def test_a_job_says_what_is_missing(recipe_files, folder, tmp_path, monkeypatch)
         'did you mean "jpeg"': job("hfd", base="jpge"),
         "no such folder": job("elic", tmp_path / "nowhere"),
         "no picture to train on": job("elic", tmp_path / "empty"),
+        "hfd-fast is distilled from .* --init": job("hfd-fast", autoencoder=recipe_files / "ae.safetensors"),
         r"perceptual loss has no network.*--perceptual FILE": job(
             "hific", autoencoder=recipe_files / "ae.safetensors", data_root=tmp_path / "empty"
         ),
@@ -214,6 +215,23 @@ def test_a_campaign_trains_in_order_within_its_minutes(campaign, folder, cache, 
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
 
 
+def test_a_campaign_halves_the_steps_of_a_sampler(recipe_files, folder, cache, tmp_path):
+    """Each from the one before; how many evaluations each has is in its weights."""
+    path = tmp_path / "campaign.toml"
+    trainings = "".join(
+        f'[[training]]\nname = "fast-{n}"\nrecipe = "{recipe_files / "hfd-fast.toml"}"\nminutes = 1\n'
+        f'autoencoder = "ae.safetensors"\ninit = "{init}"\nevaluations = {n}\n'
+        for n, init in ((4, "start.safetensors"), (2, "fast-4"))
+    )
+    path.write_text(trainings)
+    shutil.copy(recipe_files / "ae.safetensors", tmp_path)
+    write(decoder(), tmp_path / "start.safetensors", "hfd")
+    made = launch.run_campaign(path, launch.Job("", folder, tmp_path / "out", cache=cache))
+    assert made is not None
+    recipes = [json.loads(read_decoder(weights).metadata["recipe"]) for weights in made]
+    assert [(each["objective"], each["evaluations"]) for each in recipes] == [("hfd-fast", 4), ("hfd-fast", 2)]
+
+
 def test_a_campaign_refuses_a_folder_that_changes_between_resumes(campaign, folder, tmp_path):
     place = shutil.copytree(folder, tmp_path / "photos")
     job = launch.Job("", place, tmp_path / "out", stop_after_s=0.0001)
@@ -235,6 +253,7 @@ def test_a_campaign_refuses_a_folder_that_changes_between_resumes(campaign, fold
         ),
         (("minutes = 0.02", "minutes = 0"), "greater than 0"),
         (("minutes = 0.02 }", "minutes = 0.02, hours = 1 }"), "is unknown"),
+        (("minutes = 0.02 }", "minutes = 0.02, evaluations = 8 }"), "evaluations is an option of hfd-fast"),
     ],
 )
 def test_campaigns_say_what_is_wrong(campaign, change, message):
