@@ -68,6 +68,15 @@ def caveats(rows: Iterable[Mapping[Any, Any]], columns: Iterable[str]) -> tuple[
     return tuple(dict.fromkeys(notes))
 
 
+def authors(rows: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
+    """Notes on codecs whose streams, or pixels too, are their authors': a line for each badge."""
+    named: dict[str, set[str]] = {}
+    for row in rows:
+        if isinstance(row.get("badge"), str):
+            named.setdefault(row["badge"], set()).add(row["codec"])
+    return tuple(f"{', '.join(sorted(codecs))}: {badge}" for badge, codecs in sorted(named.items()))
+
+
 def one_seed(rows: Iterable[Mapping[Any, Any]]) -> tuple[str, ...]:
     """Notes on decoders that sample and were measured with one seed: the spread of seeds is in no interval of theirs."""
     seeds: dict[str, set[int]] = {}

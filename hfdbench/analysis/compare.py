@@ -22,7 +22,7 @@ import pandas as pd
 
 from hfdbench.analysis import intervals as uncertainty
 from hfdbench.analysis.bd import Delta, RateCurve, at_rate, bd_metric, bd_rate
-from hfdbench.analysis.caveats import caveats, fewest_images, is_frechet, kid_sign, one_seed
+from hfdbench.analysis.caveats import authors, caveats, fewest_images, is_frechet, kid_sign, one_seed
 from hfdbench.analysis.estimate import Estimate, holm
 from hfdbench.errors import UsageError, unknown
 from hfdbench.metrics.registry import METRICS
@@ -145,7 +145,7 @@ def compare_codecs(
     if not rows:
         raise UsageError(f"{a} and {b} cannot be compared on {dataset}: {'; '.join(notes)}")
     every = [trial.row for side in chosen for trial in side]
-    notes += [*caveats(every, metrics), *one_seed(every)]
+    notes += [*authors(every), *caveats(every, metrics), *one_seed(every)]
     judged = _judged(rows, level)
     points, deltas = (
         [r for r, row in zip(judged, rows, strict=True) if kind in row.start] for kind in ("point", "delta")

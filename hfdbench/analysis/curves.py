@@ -21,6 +21,7 @@ from hfdbench.results import published as others
 from hfdbench.results.stored import Results
 
 PROTOCOLS = {"fid256": "256×256 patches of two grids", "whole": "whole pictures"}
+PIXELS = "author's pixels"  # how the badge of pictures that were not decoded here begins
 COSTS = ("bpp", "network_evaluations", "decode_s_per_mpx")  # less is obviously better
 RULES = {"bpp": "rate: all bits / all pixels"}  # those that the axis title does not say
 IDENTITIES = {
@@ -347,6 +348,10 @@ def _facts(rows: pd.DataFrame, card: FigureCard) -> tuple[str, ...]:
         note = next(filter(None, (small_sample_note(column, patches) for column in (card.y, card.x))), "")
         facts.append(note or f"{patches:,} patches")
         rules.append(f"{first['fid_protocol']}: {PROTOCOLS.get(first['fid_protocol'], 'own protocol')}")
+    if "badge" in rows:
+        for badge, some in rows.groupby("badge"):
+            named = ", ".join(sorted(set(some["title"])))
+            facts.append(f"{'hollow: ' * str(badge).startswith(PIXELS)}{badge}: {named}")
     ids = dict.fromkeys(IDENTITIES[axis] for axis in (card.x, card.y) if axis in IDENTITIES)
     rules += [f"fingerprint {rows[column].iloc[0]}" for column in ids if column in rows]
     return (*facts, *rules)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hfdbench.analysis.curves import PIXELS
 from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.protocol import load_codec
 from hfdbench.datasets.dataset import Dataset, open_dataset
@@ -92,6 +93,8 @@ def decoded(
 ) -> Pictures:
     """Decode the streams of a point anew and embed them; without pictures, says why."""
     try:
+        if str(trial.row["badge"] or "").startswith(PIXELS):
+            raise Unavailable("its pixels are its author's, and not stored here")
         if card is None:
             raise Unavailable(f"no card of {trial.row['codec']} is here; give its folder with --cards")
         decoder = Decoder(trial, card, count, advance)

@@ -39,6 +39,9 @@ HTTP = r"^https?://[^/]+/.+"
 Id = Annotated[str, AfterValidator(_plain_id)]
 
 
+Kind = Literal["classical", "autoencoder", "gan", "diffusion", "flow", "other"]
+
+
 class Table(BaseModel):
     """A table of a card: unknown keys are refused, values never change after reading."""
 
@@ -139,7 +142,7 @@ class CodecCard(Card):
     thing: ClassVar[str] = "codec"
     folder_of_cards: ClassVar[str] = "codecs"
 
-    kind: Literal["classical", "autoencoder", "gan", "diffusion", "flow"]
+    kind: Kind
     adapter: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     paper: str = ""
     settings: str = ""

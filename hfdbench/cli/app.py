@@ -23,6 +23,7 @@ GROUPS = {
         "score": measure.score,
         "match": measure.match,
         "measure": measure.measure,
+        "score-pixels": measure.score_pixels,
     },
     "Show": {
         "show": look.show,

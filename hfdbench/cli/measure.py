@@ -1,4 +1,4 @@
-"""Commands that measure: run, score, match, measure."""
+"""Commands that measure: run, score, match, measure, score-pixels."""
 
 import sys
 from pathlib import Path
@@ -15,6 +15,7 @@ from hfdbench.cli.options import (
     DeviceOption,
     Features,
     Inception,
+    KindOption,
     Limit,
     Metrics,
     OnlyCodecs,
@@ -258,6 +259,63 @@ def measure(
     raise typer.Exit(found.exit_code)
 
 
+def score_pixels(
+    folder: Annotated[Path, typer.Argument(help="Folder of the decoded pictures, named as their originals are.")],
+    system: Annotated[str, typer.Option("--system", help="Name of the codec, as its authors call it.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Dataset id or folder:PATH.")],
+    point: Annotated[str, typer.Option("--point", help="Id of the operating point [name of the folder].")] = "",
+    sizes: Annotated[
+        Path | None,
+        typer.Option("--bytes", help="CSV (name, bytes or bpp), or folder of streams [streams beside the pictures]."),
+    ] = None,
+    estimated: Annotated[
+        bool, typer.Option("--estimated", help="The sizes are estimates of an entropy model.")
+    ] = False,
+    decoder: Annotated[
+        str, typer.Option("--decoder", help="FOLDER holds streams: decode them here with this codec's --point.")
+    ] = "",
+    kind: Annotated[KindOption, typer.Option("--kind", help="Kind of codec, for figures.")] = KindOption.other,
+    source: Annotated[str, typer.Option("--source", help="Where it is from, in words.")] = "",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="What was measured of this system and point before is outdated.")
+    ] = False,
+    limit: Limit = None,
+    seed: Seed = 0,
+    out: Out = Path("results"),
+    device: DeviceOption = Device.auto,
+    workers: Workers = 1,
+    inception: Inception = None,
+    feature: Features = None,
+    metric: Metrics = None,
+    weights: Weights = None,
+    data_root: DataRoot = None,
+    cards: Cards = None,
+) -> None:
+    """Measure pictures that somebody else decoded. Stored beside the results of `run`, marked as their author's."""
+    from hfdbench.pipeline.foreign import Foreign, score_foreign
+    from hfdbench.pipeline.plan import Request
+
+    made = Foreign(folder, system, point, sizes, estimated, decoder, kind.value, source, replace)
+    request = Request(
+        codecs=(),
+        datasets=(dataset,),
+        out=out,
+        limit=limit,
+        seed=seed,
+        device=chosen(device),
+        workers=workers,
+        inception=inception,
+        features=tuple(feature or ()),
+        data_root=data_root,
+        cards=tuple(cards or ()),
+        metrics=tuple(metric or ()),
+        weights=files(weights),
+    )
+    with Bar() as progress:
+        summary = score_foreign(made, request, progress)
+    tell([summary])
+
+
 def part(shard: str | None) -> tuple[int, int] | None:
     """Parse I/N. Raises UsageError for anything else."""
     if shard is None:
@@ -293,6 +351,11 @@ def stored_requests(
     from hfdbench.results.stored import Results
 
     points: Any = Results(out).points()
+    authors = points["badge"].notna()
+    if authors.any():
+        systems = ", ".join(sorted(set(points.loc[authors, "codec"])))
+        print(f"left out: {systems}: by its authors; hfdbench score-pixels adds metrics to it", file=sys.stderr)
+        points = points[~authors]
     known = points["codec"].isin(find_cards(CodecCard, cards))
     if not known.all():  # of claims' variants, say, or of cards in another folder
         unknown = ", ".join(sorted(set(points.loc[~known, "codec"])))

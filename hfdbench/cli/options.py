@@ -32,6 +32,15 @@ class Foreign(StrEnum):
     csv = "csv"
 
 
+class KindOption(StrEnum):
+    classical = "classical"
+    autoencoder = "autoencoder"
+    gan = "gan"
+    diffusion = "diffusion"
+    flow = "flow"
+    other = "other"
+
+
 class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"

@@ -101,16 +101,30 @@ def read_picture(path: Path) -> np.ndarray:
     return pixels
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """(height, width) by the file's header, before any turning. Raises ImageError."""
+class PictureHeader(NamedTuple):
+    """What a file's header says: height and width before any turning, Pillow's mode."""
+
+    height: int
+    width: int
+    mode: str
+
+
+def picture_header(path: Path) -> PictureHeader:
+    """Read a file's header alone. Raises ImageError."""
     try:
         with open(path, "rb") as stream:
-            width, height = _open(stream).size
-            return height, width
+            image = _open(stream)
+            return PictureHeader(image.height, image.width, image.mode)
     except Image.UnidentifiedImageError:
         raise ImageError(f"{printable(path.name)}: {_unidentified(path)}") from None
     except Exception as error:
         raise ImageError(f"{printable(path.name)}: cannot be read: {error or type(error).__name__}") from error
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) by the file's header, before any turning. Raises ImageError."""
+    header = picture_header(path)
+    return header.height, header.width
 
 
 def image_suffix(name: str) -> bool:

@@ -108,7 +108,8 @@ def point_row(trial: Trial, every: list[dict], compared: list[Compared], absent:
     row = {"codec": trial.codec.id, "point": trial.point, "dataset": trial.dataset.id, "kind": trial.codec.kind}
     row |= {"title": trial.codec.title or trial.codec.id, "device": trial.device, "seed": trial.seed}
     row |= {"network_evaluations": trial.codec.point(trial.point).network_evaluations}
-    row |= {"images": len(rows), "failed": failed, "tolerance": tolerance(trial.codec)}
+    row |= {"images": len(rows), "failed": failed, "badge": trial.given.badge if trial.given else None}
+    row |= {"tolerance": None if trial.given and trial.given.pictures else tolerance(trial.codec)}
     row |= {name: ", ".join(sorted({r[name] for r in every if r[name]})) or None for name in PLACE}
     row["status"] = "ok" if not failed else "partial" if rows else "failed"
     notes = [f"{failed} of {len(every)} images failed"] if failed else []
@@ -193,6 +194,8 @@ def _times(rows: list[dict]) -> dict:
     times = {}
     for name in ("encode_s", "decode_s"):
         seconds = [row[name] for row in rows]
+        if None in seconds:  # somebody else's, who did not say
+            continue
         times |= {name: statistics.median(seconds), f"{name}_per_mpx": sum(seconds) / megapixels}
     return times
 

@@ -7,6 +7,7 @@ of `analysis.estimate`, over images. Nothing is stored.
 
 import os
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from hfdbench.analysis import deviations
 from hfdbench.analysis.estimate import Estimate
 from hfdbench.datasets.dataset import Dataset, open_dataset
 from hfdbench.datasets.folder import left_out, pictures_in, report_left_out
-from hfdbench.datasets.ids import FOLDER, printable
+from hfdbench.datasets.ids import FOLDER
 from hfdbench.datasets.image_files import read_picture
 from hfdbench.errors import ImageError, Unavailable, UsageError
 from hfdbench.metrics.distribution.patches import patches
@@ -29,10 +30,9 @@ from hfdbench.metrics.registry import METRICS, identity, small_sample_note
 from hfdbench.pipeline.aggregate import Features, distortion_row, feature_row
 from hfdbench.pipeline.features import FeatureBuffer
 from hfdbench.pipeline.instruments import Instruments, open_instruments, without
+from hfdbench.pipeline.pairing import lossy_kind, paired
 from hfdbench.pipeline.plan import Request
 from hfdbench.progress import Progress, Silent
-
-LOSSY = {"JPEG": (0, b"\xff\xd8\xff"), "lossy WebP": (8, b"WEBPVP8 "), "AVIF": (4, b"ftypavif")}
 
 
 @dataclass(frozen=True)
@@ -145,21 +145,22 @@ def measure(
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; give one that holds the decoded pictures")
     report_left_out(folder, left_out(folder))
-    pairs, lonely = _paired(dataset, pictures_in(folder))
-    if not pairs:
+    pairs = paired(dataset, pictures_in(folder))
+    lonely = [*((dataset.names[image], reason) for image, reason in pairs.lonely.items()), *pairs.strangers]
+    if not pairs.files:
         raise UsageError(f"{folder}: no picture is named as one of {originals} is; pictures are paired by stem")
     instruments = open_instruments(request)
     scores = _Scores(instruments, dataset.protocol)
-    progress.start(len(pairs), "pairs")
-    for image, path in pairs:
+    progress.start(len(pairs.files), "pairs")
+    for image, path in pairs.files.items():
         try:
             scores.add(image, dataset.load(image), read_picture(path))
         except ImageError as error:
             lonely.append((dataset.names[image], str(error)))
         progress.advance()
     if not scores.rows:
-        raise UsageError(f"{folder}: no pair could be measured; the first: {lonely[-len(pairs)][1]}")
-    return scores.conclude(dataset.subset(scores.images), tuple(lonely), _lossy(path for _, path in pairs))
+        raise UsageError(f"{folder}: no pair could be measured; the first: {lonely[-len(pairs.files)][1]}")
+    return scores.conclude(dataset.subset(scores.images), tuple(lonely), _lossy(pairs.files.values()))
 
 
 def _open(originals: str | Path, data_root: Path | None) -> Dataset:
@@ -172,44 +173,12 @@ def _open(originals: str | Path, data_root: Path | None) -> Dataset:
         raise UsageError(str(error)) from None
 
 
-def _paired(dataset: Dataset, decoded: Sequence[Path]) -> tuple[list[tuple[int, Path]], list[tuple[str, str]]]:
-    """Images with the file that decodes them, and what has no partner: name and reason."""
-    by_stem: dict[str, list[Path]] = {}
-    for path in decoded:
-        by_stem.setdefault(path.stem, []).append(path)
-    images: dict[str, list[int]] = {}
-    for image, path in enumerate(dataset.paths):
-        images.setdefault(path.stem, []).append(image)
-    pairs, lonely = [], []
-    for stem, found in images.items():
-        files = by_stem.pop(stem, [])
-        if len(found) == len(files) == 1:
-            pairs.append((found[0], files[0]))
-        elif not files:
-            lonely += [(dataset.names[image], "no decoded picture has its stem") for image in found]
-        else:
-            names = ", ".join([*(dataset.names[image] for image in found), *(printable(path.name) for path in files)])
-            lonely += [
-                (dataset.names[image], f"several pictures of one stem ({names}); keep one on each side")
-                for image in found
-            ]
-    for paths in by_stem.values():
-        lonely += [(printable(path.name), "no original has its stem") for path in paths]
-    return pairs, lonely
-
-
 def _lossy(paths: Iterable[Path]) -> list[str]:
     """What must be said of decoded pictures that are in lossy files."""
-    kinds: dict[str, int] = {}
-    for path in paths:
-        with open(path, "rb") as file:
-            head = file.read(16)
-        for kind, (place, magic) in LOSSY.items():
-            kinds[kind] = kinds.get(kind, 0) + head.startswith(magic, place)
+    kinds = Counter(kind for path in paths if (kind := lossy_kind(path)))
     return [
         f"{count:,} of the decoded pictures are {kind} files, whose own losses are measured too: save them as PNG"
         for kind, count in kinds.items()
-        if count
     ]
 
 

@@ -4,6 +4,7 @@ Conventions: a trial is (codec, point, dataset, seed) on a class of device. stre
 encodes and the dataset's content. trial_key: stream_key, the identity of the point that decodes, seed, class of device.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,9 +76,39 @@ class Request:
     seeds: int = 1
 
 
+@dataclass(frozen=True)
+class Given:
+    """What somebody else made of a dataset: decoded pictures and the sizes of their streams, or the streams.
+
+    Attributes
+    ----------
+    badge : str
+        How its results are marked.
+    rows : tuple of dict
+        Of the streams table, one per image, without the streams themselves.
+    files : Mapping of int to Path
+        The picture or stream of each image whose row has no error.
+    streams : bool
+        Whether the files are streams.
+    """
+
+    badge: str
+    rows: tuple[dict, ...]
+    files: Mapping[int, Path]
+    streams: bool
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the files are pictures: nothing is decoded then."""
+        return not self.streams
+
+
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One point of one codec on one dataset. `encoder` is the card that makes its streams: often the codec's own."""
+    """One point of one codec on one dataset. `encoder` is the card that makes its streams: often the codec's own.
+
+    given: what takes the place of encoding, and with pictures that of decoding.
+    """
 
     codec: CodecCard
     encoder: CodecCard
@@ -87,6 +118,7 @@ class Trial:
     device: str
     stream_key: str
     trial_key: str
+    given: Given | None = None
 
     @property
     def stem(self) -> str:

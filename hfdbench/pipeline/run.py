@@ -25,7 +25,7 @@ from hfdbench.pipeline.decode import decode, samples
 from hfdbench.pipeline.encode import check_streams, encode
 from hfdbench.pipeline.features import describe_originals
 from hfdbench.pipeline.instruments import absences, open_instruments
-from hfdbench.pipeline.plan import Request, Trial, make_plan
+from hfdbench.pipeline.plan import Plan, Request, Trial, make_plan
 from hfdbench.pipeline.select import Need, audit, damaged_features, failed_images, select
 from hfdbench.pipeline.session import Session
 from hfdbench.progress import Progress, Silent
@@ -75,12 +75,12 @@ class Summary:
 
 def run(request: Request, progress: Progress | None = None) -> Summary:
     """Measure what is not measured yet. Raises UsageError, before the first encode, for what can be known by then."""
-    return _carry_out(request, progress or Silent(), "run")
+    return carry_out(request, make_plan(request), progress or Silent(), "run")
 
 
 def score(request: Request, progress: Progress | None = None) -> Summary:
     """Complete trials from their stored streams, as when Inception turns up later; never encodes."""
-    return _carry_out(request, progress or Silent(), "score")
+    return carry_out(request, make_plan(request), progress or Silent(), "score")
 
 
 def merge(request: Request, progress: Progress | None = None) -> Summary:
@@ -91,7 +91,7 @@ def merge(request: Request, progress: Progress | None = None) -> Summary:
     UsageError
         Images are missing: their shard was not run, or with another request.
     """
-    return _carry_out(request, progress or Silent(), "merge")
+    return carry_out(request, make_plan(request), progress or Silent(), "merge")
 
 
 @dataclass
@@ -102,11 +102,27 @@ class _Outcome:
     failed: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def _carry_out(request: Request, progress: Progress, mode: Mode) -> Summary:
-    plan = make_plan(request)
+def carry_out(
+    request: Request, plan: Plan, progress: Progress, mode: Mode = "run", notes: Iterable[str] = ()
+) -> Summary:
+    """Take the trials of a plan through their stages.
+
+    Parameters
+    ----------
+    request : Request
+        What it was made from.
+    plan : Plan
+    progress : Progress
+    mode : {"run", "score", "merge"}
+        What may be done: everything; nothing that encodes; nothing that encodes or decodes.
+    notes : iterable of str
+        What the user must know beforehand.
+    """
     session = Session(request, ResultsFolder(request.out), open_instruments(request), progress)
     if session.folder.packed_points.exists():
         raise UsageError(f"{request.out}: is a packed folder of results; choose another folder with --out")
+    for note in notes:
+        session.note(note)
     outcome = _Outcome(dict(plan.skipped))
     needs = {trial: _need(session, trial) for trial in plan.trials}
     todo = {trial: need for trial, need in needs.items() if need.steps}
@@ -327,6 +343,8 @@ def _probe(session: Session, todo: dict[Trial, Need], pool: Pool, outcome: _Outc
     """Build every codec once, so that a missing program or a wrong option is found now. Drops trials from `todo`."""
     verdict: dict[tuple[str, str], CodecFailed | None] = {}
     for trial, need in [(trial, need) for trial, need in todo.items() if need.decode or need.encode]:
+        if trial.given and trial.given.pictures:
+            continue
         for card in [trial.encoder, trial.codec] if need.encode else [trial.codec]:
             if (card.id, trial.point) not in verdict:
                 verdict[card.id, trial.point] = _build(pool, card, trial.point)

@@ -33,7 +33,7 @@ def sentences(data: FigureData | LedgerData, further: Sequence[str] = ()) -> lis
             for overlay in data.overlays:
                 origins.setdefault(overlay.origin, []).append(overlay.label)
             listed = "; ".join(f"{', '.join(labels)} ({origin})" for origin, labels in origins.items())
-            found.append(f"Hollow: published numbers on the same dataset by the same protocol: {listed}.")
+            found.append(f"Hollow, grey: published numbers on the same dataset by the same protocol: {listed}.")
     return found + [f"Left out: {'; '.join(data.notes)}."] * bool(data.notes)
 
 

@@ -314,7 +314,7 @@ def footer(data: FigureData | LedgerData, source: str, further: Sequence[FigureD
     """The small print: facts, what is left out of any panel, source."""
     notes = dict.fromkeys([*data.notes, *(note for panel in further for note in panel.notes)])
     left_out = [f"Left out: {'; '.join(notes)}"] if notes else []
-    hollow = ["Hollow: published numbers, same dataset and protocol"] if getattr(data, "overlays", ()) else []
+    hollow = ["Hollow, grey: published numbers, same dataset and protocol"] if getattr(data, "overlays", ()) else []
     return ["; ".join(data.facts), *hollow, *left_out, source]
 
 

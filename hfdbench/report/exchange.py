@@ -6,6 +6,7 @@ Conventions
                     pairs rows of similar quality and compares their sizes and times. Distortions are in dB, as it labels
                     them. Rows cannot lack a value: a distortion that no image has (of a lossless codec, say, or of images too
                     small for it) is left out as a field, an image that lacks one of the others as a row; both are named.
+                    A time that nobody took (of pixels of a codec's authors) is left out as a field, too.
     CompressAI      the files of its results/: {"name", "description", "results": {metric: [a value a point]}}. As its own
                     programs average: bpp, PSNR, MS-SSIM (not in dB) and seconds are means over images of each image's.
 Among several measurements of one point the newest is exported. Numbers are those of the tables, not rounded.
@@ -13,7 +14,7 @@ Among several measurements of one point the newest is exported. Numbers are thos
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,17 @@ def curves(out: Path, codecs: Iterable[str] = (), datasets: Iterable[str] = ()) 
         Curve(
             codec=codec,
             dataset=dataset,
-            title=some[0].row["title"],
+            title=_title(some[0].row),
             points=tuple((dict(trial.row), trial.read_images().to_pandas()) for trial in some),
             metadata=some[-1].read_images_metadata(),
         )
         for (codec, dataset, _, _), some in groups.items()
     ]
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    """The codec's name, and its badge if its authors coded or decoded it."""
+    return f"{row['title']} ({row['badge']})" if row["badge"] else row["title"]
 
 
 # ---- codec-compare
@@ -137,7 +143,7 @@ def codec_compare(curve: Curve) -> tuple[dict, list[str]]:
         tables.append(table.assign(quality=quality[row["point"]]) if quality else table)
     every = pd.concat(tables)
     notes = []
-    for name in ("psnr", "msssim"):
+    for name in ("psnr", "msssim", "encoding_time", "decoding_time"):
         if every.loc[:, name].isna().all():  # the field goes, not the rows
             every = every.drop(columns=name)
             fields = {key: text for key, text in fields.items() if key != name}

@@ -1,7 +1,7 @@
 """How codecs look: a colour, a marker and a line for each, the same in every figure of a report; published systems are hollow.
 
-Conventions: the kind of a codec (classical, autoencoder, gan, diffusion, flow) gives its line and its family of colours. Marks
-are filled for what hfdbench decoded itself and hollow for pixels that somebody else made. Sizes in points.
+Conventions: the kind of a codec (classical, autoencoder, gan, diffusion, flow, other) gives its line and its family of colours.
+Marks are filled for what hfdbench decoded itself and hollow for pixels that somebody else made. Sizes in points.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import seaborn as sns
 
+from hfdbench.analysis.curves import PIXELS
 from hfdbench.report.fonts import FIRST
 
 
@@ -49,6 +50,7 @@ STYLES = {
     "gan": Style((0, (5, 1, 1, 1)), 1.2, ("#AA4499", "#6A1B4D", "#CC79A7", "#7B5EA7"), "Dpv^"),
     "diffusion": Style("solid", 1.5, ("#D55E00", "#A50026", "#FF8C69", "#7A3B00", "#E8A33D", "#C2185B"), "*Ph^s8"),
     "flow": Style((0, (7, 1)), 1.4, ("#EE3377", "#994F88", "#CC6677"), "X*d"),
+    "other": Style((0, (1.2, 1.2)), 1.2, ("#117733", "#44AA99", "#661100", "#5D5D5D"), "o^sD"),
 }
 HOLLOW = (*"os^Dv>p<hPX8d*H", (4, 1, 0), (6, 1, 0), (4, 1, 45))
 HOLLOW_COLOUR = "#4A4A4A"
@@ -113,7 +115,7 @@ def inks(points: pd.DataFrame, known: Mapping[str, str] | None = None) -> dict[s
         By id of the codec.
     """
     badges = points["badge"] if "badge" in points else pd.Series("", index=points.index)
-    foreign = set(points.loc[badges.fillna("").str.startswith("author's pixels"), "codec"])
+    foreign = set(points.loc[badges.fillna("").str.startswith(PIXELS), "codec"])
     kinds = dict(zip(points["codec"], points["kind"], strict=True))
     everyone = {**(known or {}), **kinds}
     chosen: dict[str, Ink] = {}

@@ -7,9 +7,10 @@ within 5 % of the lowest of them; the best of them is bold in Markdown and LaTeX
 
 A point that lacks images is marked †, never bold, and explained below the table; so are a FID by other weights than the
 published ones and one of few patches. Points that were decoded without a sandbox, or on several classes of processors between
-which their pixels may differ, are named, too. JSON and CSV name all this in the columns `status`, `seal`, `processor`,
-`tolerance`, `fid_label` and `fid_patches`, which are added where they say such a thing. A CSV cell that a spreadsheet would take
-for a formula begins with an apostrophe.
+which their pixels may differ, are named, too. One that its authors coded, or decoded too, is marked ‡, and not bold where its
+rate is an estimate. JSON and CSV name all this in the columns `status`, `seal`, `processor`, `tolerance`, `badge`, `fid_label`
+and `fid_patches`, which are added where they say such a thing. A CSV cell that a spreadsheet would take for a formula begins
+with an apostrophe.
 """
 
 import math
@@ -42,6 +43,7 @@ POINT_COLUMNS = [
 ONE_RATE = 1.05
 BOLD = "Bold: the best of the codecs whose rates lie within 5 %."
 MARK = "†"  # of a point that lacks images
+AUTHORS = "‡"  # of a point that its authors coded, or decoded too
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,9 @@ def render_points(
             if not _missing(lo):
                 row[place] = replace(row[place], interval=f"[{_cell(name, lo)}, {_cell(name, hi)}]")
     marked = next((columns.index(name) for name in ("point", "codec") if name in columns), 0)
-    for row in _incomplete(points).to_numpy().nonzero()[0]:
-        cells[row][marked] = replace(cells[row][marked], mark=MARK)
+    for mark, rows in ((MARK, _incomplete(points)), (AUTHORS, _badges(points) != "")):
+        for row in rows.to_numpy().nonzero()[0]:
+            cells[row][marked] = replace(cells[row][marked], mark=cells[row][marked].mark + mark)
     if paper:
         for place, name in enumerate(columns):
             for row in _best(points, rate, name, [row[place].text for row in cells]):
@@ -189,6 +192,9 @@ def caveats(points: pd.DataFrame, columns: Iterable[str]) -> list[str]:
         codecs = ", ".join(sorted(set(points.loc[_unsealed(points), "codec"])))
         notes.append(f"Decoded without a sandbox (seal: process): {codecs}.")
     notes += [_across(points)] if len(_processors(points)) > 1 else []
+    for badge, some in points.groupby(_badges(points)):
+        if badge:
+            notes.append(f"{AUTHORS} {', '.join(sorted(set(some['codec'])))}: {badge}.")
     shown = [name for name in columns if name in FINGERPRINTED]
     if not shown:
         return notes
@@ -235,6 +241,7 @@ def _caveats(points: pd.DataFrame, columns: Iterable[str]) -> list[str]:
     found = ["status"] if _incomplete(points).any() else []
     found += ["seal"] if _unsealed(points).any() else []
     found += ["processor", "tolerance"] if len(_processors(points)) > 1 else []
+    found += ["badge"] if (_badges(points) != "").any() else []
     if any(name in FINGERPRINTED for name in columns):
         labels = points.get("fid_label")
         if labels is not None and not labels.dropna().isin(["", "FID"]).all():
@@ -249,6 +256,13 @@ def _incomplete(points: pd.DataFrame) -> pd.Series:
     if "status" not in points:
         return pd.Series(False, index=points.index)
     return points.loc[:, "status"].ne("ok")
+
+
+def _badges(points: pd.DataFrame) -> pd.Series:
+    """The badge of each point, "" for what was coded and decoded here."""
+    if "badge" not in points:
+        return pd.Series("", index=points.index)
+    return points.loc[:, "badge"].fillna("")
 
 
 def _few(points: pd.DataFrame) -> pd.Series:
@@ -274,14 +288,14 @@ def one_rate(points: pd.DataFrame) -> pd.Series:
 def _best(points: pd.DataFrame, rate: pd.Series, column: str, texts: list[str]) -> list[int]:
     """Rows, by place, that hold the best value of their rate; none where one codec is alone or fingerprints differ.
 
-    Points that lack images take no part: their values are those of other images.
+    Points that lack images take no part, since their values are those of other images; nor do estimated rates.
     """
     if column not in METRICS or METRICS[column].computed == "pipeline":
         return []
     rows = pd.DataFrame({"value": points[column].astype(float), "codec": points["codec"], "text": texts, "rate": rate})
     rows["identity"] = points.get(identity(column), "")
     rows["place"] = range(len(rows))
-    rows = rows.loc[~_incomplete(points)]
+    rows = rows.loc[~_incomplete(points) & ~_badges(points).str.endswith("estimated")]
     found = []
     for _, some in rows.dropna(subset="value").groupby("rate"):
         if some["codec"].nunique() > 1 and some["identity"].nunique(dropna=False) == 1:

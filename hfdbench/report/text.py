@@ -31,6 +31,7 @@ TEX = {
     "↑": r"$\uparrow$",
     "↓": r"$\downarrow$",
     "†": r"\textsuperscript{\textdagger}",
+    "‡": r"\textsuperscript{\textdaggerdbl}",
 }
 
 

@@ -16,7 +16,7 @@ HEAD = (
     Column(name="codec", type="text", meaning="id of its card"),
     Column(name="point", type="text", meaning="id of the operating point in that card"),
     Column(name="dataset", type="text", meaning="id of its card; `kodak@4`: the first 4 images, another dataset"),
-    Column(name="kind", type="text", meaning="classical, autoencoder, gan, diffusion or flow"),
+    Column(name="kind", type="text", meaning="classical, autoencoder, gan, diffusion, flow or other"),
     Column(name="title", type="text", meaning="the codec's name in figures"),
     Column(
         name="images",
@@ -73,6 +73,13 @@ TAIL = (
         unit="grey levels",
         range="≥ 0",
         meaning="by which its pixels may differ on another class of processor or device, as its adapter declares",
+        required=False,
+    ),
+    Column(
+        name="badge",
+        type="text",
+        meaning="null: coded and decoded here; `author's streams`: decoded here; `author's pixels, rate stated` or `rate "
+        "estimated`: neither",
         required=False,
     ),
 )

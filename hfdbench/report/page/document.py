@@ -117,9 +117,11 @@ def environments(sections: list[dict], trials: list[StoredTrial]) -> list[dict]:
 
 def codec_entry(codec: str, ink: Ink, card: CodecCard | None, table: pd.DataFrame) -> dict:
     titles = table.loc[table["codec"] == codec, "title"]
+    badge = ", ".join(sorted(set(table.loc[table["codec"] == codec, "badge"].dropna())))
     dash = "solid" if ink.style.dash == "solid" else ",".join(f"{4 * part:g}px" for part in ink.style.dash[1])
     return {
-        "title": titles.iloc[0] or codec,
+        "title": f"{titles.iloc[0] or codec}{f' ({badge})' if badge else ''}",
+        "hollow": ink.hollow,
         "kind": table.loc[table["codec"] == codec, "kind"].iloc[0],
         "colour": ink.colour,
         "symbol": SYMBOLS[ink.marker],

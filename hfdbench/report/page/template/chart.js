@@ -168,7 +168,7 @@ function traces() {
     const c = D.codecs[codec], colour = inkOf(codec);
     return {
       type: "scatter", mode: "lines+markers", name: escape_(c.title), customdata: some, x: some.map((i) => atX(point(i).values[state.x])), y: some.map((i) => atY(point(i).values[state.y])),
-      line: { color: colour, width: 1.3 * c.width, dash: c.dash }, marker: { color: colour, symbol: c.symbol, size: c.symbol === "star" ? 12 : 9 },
+      line: { color: colour, width: 1.3 * c.width, dash: c.dash }, marker: { color: colour, symbol: c.symbol + (c.hollow ? "-open" : ""), size: c.symbol === "star" ? 12 : 9 },
       text: some.map((i) => hover(point(i))), hovertemplate: "%{text}<extra></extra>", hoverlabel: { align: "left" },
     };
   });
@@ -250,7 +250,8 @@ function glyph(codec) {
   const line = document.createElementNS(ns, "line"), mark = document.createElementNS(ns, "polygon");
   for (const [key, value] of Object.entries({ x1: 0, x2: 28, y1: 8, y2: 8, stroke: colour, "stroke-width": 1.3 * c.width, "stroke-dasharray": c.dash === "solid" ? "none" : c.dash.replaceAll("px", "") })) line.setAttribute(key, value);
   mark.setAttribute("points", shapes[c.symbol].map((xy) => xy.map((v) => v.toFixed(1)).join(",")).join(" "));
-  mark.setAttribute("fill", colour);
+  mark.setAttribute("fill", c.hollow ? "none" : colour);
+  mark.setAttribute("stroke", c.hollow ? colour : "none");
   svg.append(line, mark);
   return svg;
 }
