@@ -3,6 +3,7 @@
 MkDocs calls these functions; a test calls `pages` too, so that a table in the site is the table in the code.
 """
 
+import json
 import os
 import re
 import sys
@@ -26,8 +27,18 @@ def pages() -> dict[str, str]:
         "tables/codecs.md": codecs(),
         "tables/datasets.md": datasets(),
         "tables/commands.md": commands(),
+        "tutorials/python.md": notebook("docs/notebooks/python.ipynb"),
     }
     return made | {page: moved(file, page) for page, file in REPOSITORY_FILES.items()}
+
+
+def notebook(file: str) -> str:
+    """The cells of a notebook as a page: its text, and its code in fences."""
+    parts = []
+    for cell in json.loads((ROOT / file).read_text("utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(f"```python\n{text}\n```" if cell["cell_type"] == "code" else text)
+    return "\n\n".join([*parts, f"This page is the [notebook](../notebooks/{Path(file).name}), which CI runs."])
 
 
 def moved(file: str, page: str) -> str:

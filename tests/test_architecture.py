@@ -21,6 +21,7 @@ FLOORS = (
     ("analysis",),
     ("pipeline",),
     ("report",),
+    ("api",),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -73,7 +74,9 @@ def test_every_module_lies_in_a_room():
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_point_downwards(module):
-    for line, imported, _ in imports(MODULES[module]):
+    for line, imported, runs in imports(MODULES[module]):
+        if (module, imported, runs) == ("hfdbench", "hfdbench.api", False):
+            continue  # the face of the package: its types here, itself when a name is first used
         here, there = room(module), room(imported)
         assert here == there or FLOOR[there] < FLOOR[here], f"{MODULES[module]}:{line}: {here} imports {imported}"
 
