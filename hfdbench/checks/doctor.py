@@ -14,7 +14,7 @@ from hfdbench.metrics.image.measure import BY_NAME, Place, open_measure
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """broken: something that should work and does not; an optional thing that is absent is not broken."""
 
     what: str
@@ -30,7 +30,7 @@ class Finding:
         return not (self.broken or self.state.startswith("not here"))
 
 
-def summary(findings: Sequence[Finding]) -> str:
+def summary(findings: Sequence[Diagnosis]) -> str:
     """One line for somebody who has just installed hfdbench."""
     broken = [finding.what for finding in findings if finding.broken]
     text = f"{sum(finding.works for finding in findings)} of {len(findings)} are ready; "
@@ -39,7 +39,7 @@ def summary(findings: Sequence[Finding]) -> str:
     return text + "the rest is optional, and the line below each says how to get it"
 
 
-def examine(inception: Path | None, data_root: Path | None, cards: Iterable[Path]) -> Iterator[Finding]:
+def examine(inception: Path | None, data_root: Path | None, cards: Iterable[Path]) -> Iterator[Diagnosis]:
     """Look at the sandbox, codecs, datasets, Inception weights and the metrics of --metric, one finding each.
 
     A codec whose card lies in the current folder is not built unless `cards` names that folder: building runs its code.
@@ -55,12 +55,12 @@ def examine(inception: Path | None, data_root: Path | None, cards: Iterable[Path
         yield _measure(name, data_root)
 
 
-def _codec(card: CodecCard, named: Iterable[Path]) -> Finding:
+def _codec(card: CodecCard, named: Iterable[Path]) -> Diagnosis:
     """Build every point: bundled codecs here, others in the sandbox that a run would give them."""
     name, folder = f"codec {card.id}", Path(card.source).resolve().parent.parent
     bundled = folder == bundled_root().resolve()
     if folder == Path.cwd().resolve() and not bundled and folder not in {Path(place).resolve() for place in named}:
-        return Finding(
+        return Diagnosis(
             name, "not here: not tried, it lies in the current folder", "hfdbench doctor --cards . builds it"
         )
     with Pool("codec", 1, "cpu", retries=0) as pool:
@@ -72,30 +72,30 @@ def _codec(card: CodecCard, named: Iterable[Path]) -> Finding:
                     pool.ask(card, point.id, {})
             except Unavailable as error:
                 where = f"point {point.id}: " if number else ""
-                return Finding(name, f"not here{_untried(card)}: {where}{error.reason}", error.hint)
+                return Diagnosis(name, f"not here{_untried(card)}: {where}{error.reason}", error.hint)
             except CodecFailed as error:
                 if error.type == "Unavailable":
                     reason, _, hint = error.message.rpartition("; ")
-                    return Finding(name, f"not here{_untried(card)}: {reason or hint}", hint if reason else "")
-                return Finding(name, f"broken{_untried(card)}: point {point.id}: {error}", broken=True)
+                    return Diagnosis(name, f"not here{_untried(card)}: {reason or hint}", hint if reason else "")
+                return Diagnosis(name, f"broken{_untried(card)}: point {point.id}: {error}", broken=True)
             except Exception as error:  # whatever a library raises; the doctor goes on
-                return Finding(name, f"broken: point {point.id}: {error}", broken=True)
-    return Finding(name, f"works, {len(card.points)} points" + _untried(card))
+                return Diagnosis(name, f"broken: point {point.id}: {error}", broken=True)
+    return Diagnosis(name, f"works, {len(card.points)} points" + _untried(card))
 
 
 def _untried(card: CodecCard) -> str:
     return " (untried)" if card.untried else ""
 
 
-def _seal() -> Finding:
+def _seal() -> Diagnosis:
     level = find_level()
     if level == "process":
         reason = "codecs run in processes that see this machine; results say seal = process"
-        return Finding("sandbox", f"not here: {reason}", "allow unprivileged user namespaces, or Linux with Landlock")
-    return Finding("sandbox", f"works, by {level}")
+        return Diagnosis("sandbox", f"not here: {reason}", "allow unprivileged user namespaces, or Linux with Landlock")
+    return Diagnosis("sandbox", f"works, by {level}")
 
 
-def _dataset(card: DatasetCard, data_root: Path | None, cards: Iterable[Path]) -> Finding:
+def _dataset(card: DatasetCard, data_root: Path | None, cards: Iterable[Path]) -> Diagnosis:
     from hfdbench.datasets.dataset import open_dataset
 
     name = f"dataset {card.id}"
@@ -103,32 +103,32 @@ def _dataset(card: DatasetCard, data_root: Path | None, cards: Iterable[Path]) -
         opened = open_dataset(card.id, cards=cards, data_root=places.data_root(data_root))
     except Unavailable as error:
         reason = error.reason.removeprefix(f"dataset {card.id} is not on this machine ").strip("()")
-        return Finding(name, f"not here: {reason}", error.hint)
+        return Diagnosis(name, f"not here: {reason}", error.hint)
     except UsageError as error:
-        return Finding(name, f"broken: {error}", broken=True)
-    return Finding(name, f"here, {len(opened)} images")
+        return Diagnosis(name, f"broken: {error}", broken=True)
+    return Diagnosis(name, f"here, {len(opened)} images")
 
 
-def _inception(given: Path | None, data_root: Path | None) -> Finding:
+def _inception(given: Path | None, data_root: Path | None) -> Diagnosis:
     from hfdbench.metrics.networks.inception import Inception, find_inception
 
     name = "Inception weights (FID, KID)"
     try:
         path = find_inception(given, places.data_root(data_root), allow_download=False)
-        return Finding(name, f"here: {Inception(path).label} from {path}")
+        return Diagnosis(name, f"here: {Inception(path).label} from {path}")
     except Unavailable as error:
-        return Finding(name, f"not here: {error.reason}; a run downloads them", error.hint)
+        return Diagnosis(name, f"not here: {error.reason}; a run downloads them", error.hint)
     except UsageError as error:
-        return Finding(name, f"broken: {error}", broken=True)
+        return Diagnosis(name, f"broken: {error}", broken=True)
 
 
-def _measure(name: str, data_root: Path | None) -> Finding:
+def _measure(name: str, data_root: Path | None) -> Diagnosis:
 
     what = f"metric {name}"
     try:
         measure = open_measure(name, Place(data_root=places.data_root(data_root), allow_download=False))
     except Unavailable as error:
-        return Finding(what, f"not here: {error.reason}", error.hint)
+        return Diagnosis(what, f"not here: {error.reason}", error.hint)
     except UsageError as error:
-        return Finding(what, f"broken: {error}", broken=True)
-    return Finding(what, f"works: {measure.remark or measure.identity}")
+        return Diagnosis(what, f"broken: {error}", broken=True)
+    return Diagnosis(what, f"works: {measure.remark or measure.identity}")

@@ -31,7 +31,7 @@ from hfdbench.cards.find import choose
 from hfdbench.cards.schema import DatasetCard
 from hfdbench.datasets.folder import left_out, pictures_in, report_left_out
 from hfdbench.datasets.ids import FOLDER, DatasetId, folder_id, parse_id, printable
-from hfdbench.datasets.image_files import SUFFIXES, picture_size, read_picture, rules_version
+from hfdbench.datasets.image_files import SUFFIXES, picture_size, read_image, rules_version
 from hfdbench.errors import ImageError, Unavailable, UsageError
 from hfdbench.files import places
 from hfdbench.files.atomic import write_text
@@ -74,7 +74,7 @@ class Dataset:
 
     def load(self, index: int) -> np.ndarray:
         """Picture number `index`: uint8, H x W x 3. Raises ImageError naming the file and the cause."""
-        return cropped(read_picture(self.paths[index]), self.crop, self.names[index])
+        return cropped(read_image(self.paths[index]), self.crop, self.names[index])
 
 
 def open_dataset(

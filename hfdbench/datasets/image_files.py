@@ -62,7 +62,7 @@ TURNS = {
 }
 
 
-def read_picture(path: Path) -> np.ndarray:
+def read_image(path: Path) -> np.ndarray:
     """Read an image file by the rules above.
 
     Parameters

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from hfdbench.codecs.pool import SHUFFLED, CodecFailed, Pool, in_order
-from hfdbench.datasets.image_files import read_picture
+from hfdbench.datasets.image_files import read_image
 from hfdbench.errors import ImageError, Unavailable, UsageError
 from hfdbench.metrics.distribution.patches import patches
 from hfdbench.metrics.image import pixel
@@ -203,7 +203,7 @@ def _measure(
     row["bpp"] = row["bytes"] * 8 / pixels
     try:
         if pictures is not None:
-            image = read_picture(pictures[stream["image"]])
+            image = read_image(pictures[stream["image"]])
         else:
             row["stream_sha256"] = hashlib.sha256(stream["stream"]).hexdigest()
             ask = {"do": "decode", "seed": trial.seed}

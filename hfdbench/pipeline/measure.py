@@ -21,7 +21,7 @@ from hfdbench.analysis.estimate import Estimate
 from hfdbench.datasets.dataset import Dataset, open_dataset
 from hfdbench.datasets.folder import left_out, pictures_in, report_left_out
 from hfdbench.datasets.ids import FOLDER
-from hfdbench.datasets.image_files import read_picture
+from hfdbench.datasets.image_files import read_image
 from hfdbench.errors import ImageError, Unavailable, UsageError
 from hfdbench.metrics.distribution.patches import patches
 from hfdbench.metrics.image import pixel
@@ -154,7 +154,7 @@ def measure(
     progress.start(len(pairs.files), "pairs")
     for image, path in pairs.files.items():
         try:
-            scores.add(image, dataset.load(image), read_picture(path))
+            scores.add(image, dataset.load(image), read_image(path))
         except ImageError as error:
             lonely.append((dataset.names[image], str(error)))
         progress.advance()

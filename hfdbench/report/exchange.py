@@ -48,7 +48,7 @@ SAME_CURVE = ("codec", "dataset", "seed", "device")
 
 
 @dataclass(frozen=True)
-class Curve:
+class ExportedCurve:
     """The points of one codec on one dataset, rising in rate: (row of the points table, its images), and their metadata."""
 
     codec: str
@@ -59,18 +59,38 @@ class Curve:
 
     @property
     def stem(self) -> str:
+        """Name of its file, without suffix: codec and dataset, and seed and device where they are not 0 and the CPU."""
         row = self.points[0][0]
         seed = f"-seed{row['seed']}" if row["seed"] else ""
         return f"{self.codec}-{self.dataset}{seed}" + ("" if row["device"] == "cpu" else f"-{row['device']}")
 
     @property
     def description(self) -> str:
+        """One line: codec, number of images, device, version of hfdbench."""
         row, device = self.points[0][0], self.points[0][0]["device"]
         return f"{self.title}, {row['images']} images, {device}; hfdbench {__version__}".replace("\n", " ")
 
 
-def curves(out: Path, codecs: Iterable[str] = (), datasets: Iterable[str] = ()) -> list[Curve]:
-    """What there is to export: points all of whose images were coded. Raises UsageError when nothing is."""
+def exported_curves(out: Path, codecs: Iterable[str] = (), datasets: Iterable[str] = ()) -> list[ExportedCurve]:
+    """List what there is to export: points all of whose images were coded.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of results.
+    codecs, datasets : iterable of str
+        Only these; all by default.
+
+    Returns
+    -------
+    list of ExportedCurve
+        One for each codec, dataset, seed and device.
+
+    Raises
+    ------
+    UsageError
+        There is none, or a name is unknown.
+    """
     results = Results.of(out)
     results.points()  # refuses a folder without any
     found = results.trials()
@@ -87,7 +107,7 @@ def curves(out: Path, codecs: Iterable[str] = (), datasets: Iterable[str] = ()) 
     for trial in sorted(complete, key=lambda trial: (*(trial.row[name] for name in SAME_CURVE), trial.row["bpp"])):
         groups.setdefault(tuple(trial.row[name] for name in SAME_CURVE), []).append(trial)
     return [
-        Curve(
+        ExportedCurve(
             codec=codec,
             dataset=dataset,
             title=_title(some[0].row),
@@ -106,8 +126,20 @@ def _title(row: Mapping[str, Any]) -> str:
 # ---- codec-compare
 
 
-def codec_compare(curve: Curve) -> tuple[dict, list[str]]:
-    """One batch, and what is left out of it."""
+def codec_compare(curve: ExportedCurve) -> tuple[dict, list[str]]:
+    """Make a batch of codec-compare.
+
+    Parameters
+    ----------
+    curve : ExportedCurve
+
+    Returns
+    -------
+    batch : dict
+        Constants and fields, a row per image and point.
+    notes : list of str
+        What is left out of it, and why.
+    """
     versions = curve.metadata.get("versions", {})
     constants = {
         "name": ("Name of this batch", f"{curve.title}, {curve.dataset}"),
@@ -160,11 +192,11 @@ def codec_compare(curve: Curve) -> tuple[dict, list[str]]:
     }, notes
 
 
-def _dataset(curve: Curve) -> str:
+def _dataset(curve: ExportedCurve) -> str:
     return f"{curve.dataset}, sha256 {curve.metadata.get('dataset_sha256', '')}"
 
 
-def _qualities(curve: Curve) -> dict[str, Any]:
+def _qualities(curve: ExportedCurve) -> dict[str, Any]:
     """The option `quality` of each point, when all have a number there."""
     card = curve.metadata.get("card", {})
     options = {point["id"]: point.get("options", {}).get("quality") for point in card.get("points", [])}
@@ -199,7 +231,7 @@ def export_codec_compare(
         When there is nothing to export, or a name is unknown.
     """
     paths, notes = [], []
-    for curve in curves(out, codecs, datasets):
+    for curve in exported_curves(out, codecs, datasets):
         batch, left_out = codec_compare(curve)
         paths.append(_write(to, curve.stem, batch))
         notes += left_out
@@ -209,8 +241,18 @@ def export_codec_compare(
 # ---- CompressAI
 
 
-def compressai(curve: Curve) -> dict:
-    """One results file; a metric that a point lacks is left out of it."""
+def compressai(curve: ExportedCurve) -> dict:
+    """Make a results file of CompressAI.
+
+    Parameters
+    ----------
+    curve : ExportedCurve
+
+    Returns
+    -------
+    dict
+        Name, description and a list of values for each metric that no point lacks.
+    """
     columns = {
         "bpp": [row["bpp_mean"] for row, _ in curve.points],
         "psnr-rgb": [row["psnr_db"] for row, _ in curve.points],
@@ -235,9 +277,31 @@ def compressai(curve: Curve) -> dict:
 def export_compressai(
     out: Path, to: Path, codecs: Iterable[str] = (), datasets: Iterable[str] = ()
 ) -> tuple[list[Path], list[str]]:
-    """Write a results file for each codec and dataset, as compressai.utils.plot reads them; as `export_codec_compare`."""
+    """Write a results file for each codec and dataset, as compressai.utils.plot reads them.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of results.
+    to : Path
+        Folder of the files; made where it is missing.
+    codecs, datasets : iterable of str
+        Only these; all by default.
+
+    Returns
+    -------
+    paths : list of Path
+        The files written.
+    notes : list of str
+        Which metrics are left out of them.
+
+    Raises
+    ------
+    UsageError
+        When there is nothing to export, or a name is unknown.
+    """
     paths, notes = [], []
-    for curve in curves(out, codecs, datasets):
+    for curve in exported_curves(out, codecs, datasets):
         document = compressai(curve)
         paths.append(_write(to, curve.stem, document))
         lacking = [name for name in ("psnr-rgb", "ms-ssim-rgb") if name not in document["results"]]

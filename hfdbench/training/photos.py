@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from hfdbench.datasets.image_files import image_suffix, read_picture
+from hfdbench.datasets.image_files import image_suffix, read_image
 from hfdbench.errors import ImageError
 from hfdbench.files.atomic import replacing, write_text
 
@@ -138,7 +138,7 @@ def _map(folder: Path, files: list[Path], pixels: Path, index: Path) -> None:
         for path in tqdm(files, desc="photographs", unit="photo", dynamic_ncols=True, disable=len(files) < 100):
             name = os.fsencode(path.relative_to(folder)).decode(errors="backslashreplace")
             try:
-                image = read_picture(path)
+                image = read_image(path)
             except (ImageError, OSError) as error:
                 found["damaged"].append((name, str(error)))
                 continue

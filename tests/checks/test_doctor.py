@@ -6,7 +6,7 @@ import pytest
 
 from hfdbench.cards.schema import CodecCard
 from hfdbench.checks import doctor
-from hfdbench.checks.doctor import Finding
+from hfdbench.checks.doctor import Diagnosis
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def trap(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def found(*cards: Path) -> dict[str, Finding]:
+def found(*cards: Path) -> dict[str, Diagnosis]:
     """Findings on the codecs of the folder alone."""
     with pytest.MonkeyPatch.context() as patch:
         every = doctor.find_cards(CodecCard, cards)

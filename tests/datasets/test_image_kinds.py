@@ -10,7 +10,7 @@ from helpers_images import ADOBE_RGB, TURNS, noise, over_white, png, save, smoot
 from PIL import Image
 
 from hfdbench.datasets.colour import rgb_profile
-from hfdbench.datasets.image_files import read_picture, rules_version
+from hfdbench.datasets.image_files import read_image, rules_version
 from hfdbench.errors import ImageError
 
 
@@ -26,7 +26,7 @@ def levels(bits, channels):
 
 def read_bytes(tmp_path, content, name="a.tif"):
     (tmp_path / name).write_bytes(content)
-    return read_picture(tmp_path / name)
+    return read_image(tmp_path / name)
 
 
 def three(grey):
@@ -100,7 +100,7 @@ def test_compressed_deep_tiff(tmp_path, compression, predictor, tile, planar):
     data = np.moveaxis(deep, -1, 0) if planar == "separate" else deep
     options = {"photometric": "rgb", "planarconfig": planar, "compression": compression, "tile": tile}
     tifffile.imwrite(tmp_path / "a.tif", data, predictor=predictor, **options)
-    assert np.array_equal(read_picture(tmp_path / "a.tif"), scaled(deep, 16))
+    assert np.array_equal(read_image(tmp_path / "a.tif"), scaled(deep, 16))
 
 
 @pytest.mark.parametrize("orientation", TURNS)
@@ -225,7 +225,7 @@ def test_bmp_follows_its_profile(tmp_path):
     pixels = noise(32, 32, 4)
     pixels[..., 3] = 255
     content = bmp(pixels, size=124, space=int.from_bytes(b"MBED", "big"), behind=ADOBE_RGB)
-    plain = read_picture(save(tmp_path / "b.png", np.ascontiguousarray(pixels[..., 2::-1]), icc_profile=ADOBE_RGB))
+    plain = read_image(save(tmp_path / "b.png", np.ascontiguousarray(pixels[..., 2::-1]), icc_profile=ADOBE_RGB))
     assert np.array_equal(read_bytes(tmp_path, content, "a.bmp"), plain)
     with pytest.raises(ImageError, match="calibrates RGB by primaries of its own"):
         read_bytes(tmp_path, bmp(pixels, space=0, endpoints=range(1, 13)), "c.bmp")
@@ -410,7 +410,7 @@ def careless_exif(orientation, tag, kind, value):
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_a_badly_typed_tag_does_not_hinder_the_turn(tmp_path, orientation, tag, kind, value):
     exif = careless_exif(orientation, tag, kind, value)
-    pixels = read_picture(save(tmp_path / "a.jpg", smooth(), quality=100, subsampling=0, exif=exif))
+    pixels = read_image(save(tmp_path / "a.jpg", smooth(), quality=100, subsampling=0, exif=exif))
     expected = TURNS[orientation](smooth())
     assert pixels.shape == expected.shape and np.abs(pixels.astype(int) - expected).max() <= 8
 
@@ -418,7 +418,7 @@ def test_a_badly_typed_tag_does_not_hinder_the_turn(tmp_path, orientation, tag, 
 @pytest.mark.parametrize("orientation", [0, 9, 255])
 def test_an_orientation_that_does_not_exist_turns_nothing(tmp_path, orientation):
     exif = careless_exif(orientation, 0x0128, 3, b"\0\2")
-    assert read_picture(save(tmp_path / "a.jpg", smooth(), exif=exif)).shape == smooth().shape
+    assert read_image(save(tmp_path / "a.jpg", smooth(), exif=exif)).shape == smooth().shape
 
 
 def test_every_damaged_byte_of_a_png_is_noticed(tmp_path):

@@ -19,7 +19,7 @@ from hfdbench.pipeline.foreign import Foreign, score_foreign
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import run
 from hfdbench.report import tables
-from hfdbench.report.exchange import codec_compare, compressai, curves
+from hfdbench.report.exchange import codec_compare, compressai, exported_curves
 from hfdbench.report.style import inks
 from hfdbench.results import parquet
 from hfdbench.results.stored import Results
@@ -282,7 +282,7 @@ def test_hollow_in_figures(both):
 
 
 def test_told_apart_in_exports(both):
-    egic = next(curve for curve in curves(both) if curve.codec == "egic")
+    egic = next(curve for curve in exported_curves(both) if curve.codec == "egic")
     batch, notes = codec_compare(egic)
     assert f"EGIC ({STATED})" in batch["constant_values"][0] and len(batch["field_values"]) == 3 * COUNT
     assert any("decoding_time" in note for note in notes)

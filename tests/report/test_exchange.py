@@ -115,7 +115,7 @@ def changed(out, change) -> None:
 def test_codec_compare_has_no_holes(results):
     """Number(null) is 0 there: a missing value must not come."""
     changed(results, lambda rows: rows.assign(psnr_db=rows["psnr_db"].where(rows["image"] > 0), ms_ssim=None))
-    batch, notes = interchange.codec_compare(interchange.curves(results)[0])
+    batch, notes = interchange.codec_compare(interchange.exported_curves(results)[0])
     _, rows = parsed(batch)
     assert len(rows) == 3 * 3 and "msssim" not in rows[0]
     assert "no image has a finite msssim" in notes[0] and "3 of 12 rows lack a distortion" in notes[1]
@@ -123,7 +123,7 @@ def test_codec_compare_has_no_holes(results):
 
 def test_codec_compare_of_a_lossless_codec_keeps_sizes_and_times(results):
     changed(results, lambda rows: rows.assign(psnr_db=None, identical=True, ms_ssim=1.0))
-    batch, notes = interchange.codec_compare(interchange.curves(results)[0])
+    batch, notes = interchange.codec_compare(interchange.exported_curves(results)[0])
     _, rows = parsed(batch)
     assert len(rows) == 3 * 4 and not {"psnr", "msssim"} & set(rows[0]) and rows[0]["encoded_size"] > 0
     assert len(notes) == 2 and all("no image has a finite" in note for note in notes)
@@ -223,9 +223,9 @@ def test_files_that_are_none(tmp_path, content, told):
 
 def test_nothing_to_export(tmp_path, results):
     with pytest.raises(UsageError, match="no points yet"):
-        interchange.curves(tmp_path / "empty")
+        interchange.exported_curves(tmp_path / "empty")
     with pytest.raises(UsageError, match='did you mean "made"'):
-        interchange.curves(results, ["mad"])
+        interchange.exported_curves(results, ["mad"])
 
 
 def test_the_verbs(results, tmp_path):

@@ -56,7 +56,24 @@ class Album:
         self.notes: list[str] = []
 
     def add(self, index: int, section: dict, trials: list[StoredTrial], room: float) -> int:
-        """Embed pictures of a dataset while there is room; the bytes they take. Every point records what became of it."""
+        """Embed pictures of a dataset while there is room; every point records what became of its own.
+
+        Parameters
+        ----------
+        index : int
+            Number of the section.
+        section : dict
+            The dataset's section of the document; it and its points are completed.
+        trials : list of StoredTrial
+            Of the section's points, in order.
+        room : float
+            Bytes that may be used.
+
+        Returns
+        -------
+        int
+            Bytes that were.
+        """
         name, count = section["id"], min(self._choice.images, len(section["images"]))
         try:
             dataset = pictures.originals(name, trials[0].metadata["dataset_sha256"], **self._place)

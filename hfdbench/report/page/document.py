@@ -30,12 +30,40 @@ ENVIRONMENT = ("versions", "commit", "device", "cpu", "threads", "workers", "sta
 
 
 def dataset_id(spec: str) -> str:
-    """Id of a dataset by its id or `folder:PATH`."""
+    """Return the id of a dataset.
+
+    Parameters
+    ----------
+    spec : str
+        Its id, or "folder:PATH".
+
+    Raises
+    ------
+    UsageError
+        There is no such folder, or no picture in it.
+    """
     return open_dataset(spec).id if spec.startswith("folder:") else spec
 
 
 def chosen_trials(results: Results, only_codecs: Sequence[str], only_datasets: Sequence[str]) -> list[StoredTrial]:
-    """Stored trials, sorted; of trials that differ in nothing but their key the newest."""
+    """List stored trials; of trials that differ in nothing but their key, the newest.
+
+    Parameters
+    ----------
+    results : Results
+    only_codecs, only_datasets : sequence of str
+        Ids; all when empty. The id of a dataset covers its subsets.
+
+    Returns
+    -------
+    list of StoredTrial
+        By dataset, codec, rate and seed.
+
+    Raises
+    ------
+    UsageError
+        No stored point fits.
+    """
     found = []
     for trial in results.newest():
         row = trial.row
@@ -49,7 +77,22 @@ def chosen_trials(results: Results, only_codecs: Sequence[str], only_datasets: S
 
 
 def dataset_section(name: str, trials: list[StoredTrial], card: DatasetCard | None) -> dict:
-    """A dataset: its images, and its points with the numbers of each image."""
+    """Describe a dataset: its images, and its points with the numbers of each image.
+
+    Parameters
+    ----------
+    name : str
+        Its id.
+    trials : list of StoredTrial
+        Those of this dataset, at least one.
+    card : DatasetCard or None
+        Its card, if it has one.
+
+    Returns
+    -------
+    dict
+        A section of the document, still without intervals and pictures.
+    """
     crops = {trial.name: trial.read_images().to_pylist() for trial in trials}
     widest = max(crops.values(), key=len)
     found = parse_id(name)
@@ -96,6 +139,18 @@ def _is_number(value: object) -> bool:
 
 
 def rounded(value: object) -> float | None:
+    """Round a number to six digits.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+
+    Returns
+    -------
+    float or None
+        None for what is not a finite number.
+    """
     return float(f"{value:.6g}") if _is_number(value) else None
 
 
@@ -105,7 +160,20 @@ def _options(metadata: Mapping[str, Any]) -> dict:
 
 
 def environments(sections: list[dict], trials: list[StoredTrial]) -> list[dict]:
-    """Environments of the runs, each once; every point is given the number of its own."""
+    """List the environments of the runs, each once, and give every point the number of its own.
+
+    Parameters
+    ----------
+    sections : list of dict
+        Sections of the document; their points gain `environment`.
+    trials : list of StoredTrial
+        The trial of each point, in the order of the sections.
+
+    Returns
+    -------
+    list of dict
+        Versions, commit, device, processor, threads, workers and start.
+    """
     found: list[dict] = []
     for point, trial in zip((p for s in sections for p in s["points"]), trials, strict=True):
         environment = {name: trial.metadata.get(name) for name in ENVIRONMENT}
@@ -116,6 +184,23 @@ def environments(sections: list[dict], trials: list[StoredTrial]) -> list[dict]:
 
 
 def codec_entry(codec: str, ink: Ink, card: CodecCard | None, table: pd.DataFrame) -> dict:
+    """Describe a codec: its name with its badge, how it is drawn, what its card says.
+
+    Parameters
+    ----------
+    codec : str
+        Its id.
+    ink : Ink
+        As in the figures.
+    card : CodecCard or None
+        Its card, where it is here.
+    table : DataFrame
+        The points table, with points of it.
+
+    Returns
+    -------
+    dict
+    """
     titles = table.loc[table["codec"] == codec, "title"]
     badge = ", ".join(sorted(set(table.loc[table["codec"] == codec, "badge"].dropna())))
     dash = "solid" if ink.style.dash == "solid" else ",".join(f"{4 * part:g}px" for part in ink.style.dash[1])
@@ -133,11 +218,33 @@ def codec_entry(codec: str, ink: Ink, card: CodecCard | None, table: pd.DataFram
 
 
 def figure_entry(card: FigureCard) -> dict:
+    """Describe a figure that the chart offers.
+
+    Parameters
+    ----------
+    card : FigureCard
+
+    Returns
+    -------
+    dict
+        Id, title, axes and note of the card.
+    """
     return {name: getattr(card, name) for name in ("id", "title", "x", "y", "x_log", "y_log", "dataset", "note")}
 
 
 def metric_entries(table: pd.DataFrame) -> dict:
-    """Every numeric column: what it is, how its axis is titled, what it is checked against."""
+    """Describe every numeric column: what it is, how its axis is titled, what it is checked against.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The points table.
+
+    Returns
+    -------
+    dict of str to dict
+        By column.
+    """
     described = {column.name: column for column in POINTS_COLUMNS}
     columns = [c for c in table.columns if c != "seed" and table.loc[:, c].map(_is_number).any()]
     document = {}
@@ -159,7 +266,20 @@ def metric_entries(table: pd.DataFrame) -> dict:
 
 
 def add_intervals(results: Results, trials: list[StoredTrial], section: dict, slow: bool, progress: Progress) -> None:
-    """95 % intervals of every value that has them; slow: those that take minutes too."""
+    """Add the 95 % interval of every value that has one to the points of a section.
+
+    Parameters
+    ----------
+    results : Results
+    trials : list of StoredTrial
+        Of the section's points, in order.
+    section : dict
+        Its points gain `intervals`, (low, high) by column.
+    slow : bool
+        Whether those that take minutes are computed, too.
+    progress : Progress
+        Told after each column.
+    """
     rows = pd.DataFrame([trial.row for trial in trials])
     look_up = stored_intervals(results, slow)
     for column in uncertainty.COLUMNS:
