@@ -30,6 +30,7 @@ from hfdbench.analysis.compare import NOISE
 from hfdbench.analysis.estimate import Estimate, holm
 from hfdbench.cards.schema import GateCard
 from hfdbench.errors import UsageError, unknown
+from hfdbench.files.remote import located
 from hfdbench.metrics.distribution import fingerprint, influence
 from hfdbench.metrics.registry import METRICS, frechet_column, small_sample_note
 from hfdbench.results.parquet import read_metadata, read_table, write_table
@@ -149,10 +150,10 @@ def tolerances(card: GateCard) -> dict[str, float]:
 def check(run: Path, baseline: Path, card: GateCard, codecs: Iterable[str] = ()) -> GateReport:
     """Hold a results folder against a baseline. Raises UsageError when either holds nothing, or an unknown codec is asked for."""
     allowed = tolerances(card)
-    theirs = _only(_baseline(Path(baseline)), codecs, baseline)
+    theirs = _only(_baseline(located(baseline)), codecs, baseline)
     wanted = {(old.codec, old.point, old.dataset, old.seed) for old in theirs}
     notes: list[str] = []
-    ours = _newest(_measured(Path(run), wanted), notes)
+    ours = _newest(_measured(located(run), wanted), notes)
     aside = _Aside([], [], notes)
     changes: list[MetricChange] = []
     for old in _newest(theirs, notes).values():
@@ -174,7 +175,7 @@ def check(run: Path, baseline: Path, card: GateCard, codecs: Iterable[str] = ())
             changes += _compare_distances(old, new, card, allowed, aside)
     changes = _together(changes)
     remarks = tuple(aside.failed), tuple(aside.refused), tuple(dict.fromkeys(aside.notes))
-    return GateReport(Path(baseline), card, tuple(changes), *remarks)
+    return GateReport(located(baseline), card, tuple(changes), *remarks)
 
 
 def accept(run: Path, baseline: Path, codecs: Iterable[str] = ()) -> list[Path]:
@@ -182,14 +183,14 @@ def accept(run: Path, baseline: Path, codecs: Iterable[str] = ()) -> list[Path]:
 
     Raises UsageError for a run without points, or with one that failed: that is nothing to hold others against.
     """
-    if (Path(baseline) / "points").exists():
+    if (located(baseline) / "points").exists():
         raise UsageError(f"{baseline}: is a folder of results; choose another folder for the baseline")
     notes: list[str] = []
-    points = list(_newest(_only(_measured(Path(run)), codecs, run), notes).values())
+    points = list(_newest(_only(_measured(located(run)), codecs, run), notes).values())
     for point in points:
         if not point.images.loc[:, "status"].eq("ok").all():
             raise UsageError(f"{point.label}: images failed; a baseline needs all of them")
-    return [_write(Path(baseline), point) for point in points]
+    return [_write(located(baseline), point) for point in points]
 
 
 # ---- both sides

@@ -8,14 +8,17 @@ import typer
 from hfdbench.cli.options import Cards, DataRoot, Device, DeviceOption, Inception, OnlyCodecs
 from hfdbench.cli.terminal import chosen
 from hfdbench.errors import UsageError
+from hfdbench.files.remote import located
 
 if TYPE_CHECKING:
     pass
 
 
 def gate(
-    run: Annotated[Path, typer.Argument(help="Folder of results.")],
-    against: Annotated[Path | None, typer.Option("--against", help="The baseline: a folder.")] = None,
+    run: Annotated[Path, typer.Argument(help="Folder of results.", parser=located, metavar="RUN")],
+    against: Annotated[
+        Path | None, typer.Option("--against", help="The baseline: a folder.", parser=located, metavar="PATH")
+    ] = None,
     accept: Annotated[Path | None, typer.Option("--accept", help="Make the run this baseline instead.")] = None,
     codec: OnlyCodecs = None,
     card: Annotated[str, typer.Option("--card", help="Gate card: what may get worse, and how much.")] = "default",

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from hfdbench.files.remote import located
+
 
 class Form(StrEnum):
     table = "table"
@@ -62,9 +64,17 @@ Seeds = Annotated[
 Cards = Annotated[
     list[Path] | None, typer.Option("--cards", help="A further folder with codecs/, datasets/ or reports/.")
 ]
-Out = Annotated[Path, typer.Option("--out", help="Folder of results.")]
+Out = Annotated[
+    Path, typer.Option("--out", help="Folder of results, or s3://bucket/folder.", parser=located, metavar="PATH")
+]
 DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", help="Folder of datasets [HFDBENCH_DATA, else the user cache].")
+    Path | None,
+    typer.Option(
+        "--data-root",
+        help="Folder of datasets, or s3://bucket/folder [HFDBENCH_DATA, else the user cache].",
+        parser=located,
+        metavar="PATH",
+    ),
 ]
 Inception = Annotated[Path | None, typer.Option("--inception", help="Inception weights for FID (.pth).")]
 Metrics = Annotated[

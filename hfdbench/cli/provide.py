@@ -20,6 +20,7 @@ from hfdbench.cli.options import (
 from hfdbench.cli.terminal import chosen
 from hfdbench.datasets.ids import parse_id
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files.remote import located
 
 if TYPE_CHECKING:
     pass
@@ -111,7 +112,7 @@ def import_(
 
 def export_(
     form: Annotated[Exchange, typer.Argument(help="For which tool.")],
-    run: Annotated[Path, typer.Argument(help="Folder of results.")] = Path("results"),
+    run: Annotated[Path, typer.Argument(help="Folder of results.", parser=located, metavar="RUN")] = Path("results"),
     to: Annotated[Path, typer.Option("--to", help="Folder of the files.")] = Path("export"),
     codec: OnlyCodecs = None,
     dataset: OnlyDatasets = None,

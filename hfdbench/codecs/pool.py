@@ -35,6 +35,7 @@ from hfdbench.codecs.sandbox import LEVELS, LIMIT, REFUSED, Policy
 from hfdbench.codecs.worker import LENGTHS, THREADS, exactly, send
 from hfdbench.errors import Unavailable, UsageError, unknown
 from hfdbench.files import places
+from hfdbench.files.remote import on_disk
 
 HIDDEN = ("HFDBENCH_DATA", "HFDBENCH_INCEPTION", "PWD", "OLDPWD")  # what would tell a codec where the images are
 CACHES = {"TORCH_HOME": "torch", "HF_HOME": "huggingface"}  # in the user's cache folder
@@ -569,6 +570,7 @@ def _card_paths(card: CodecCard | None) -> Iterator[str]:
 
 
 def _both_names(path: Path) -> tuple[str, str]:
+    path = on_disk(path)
     return os.path.abspath(path), os.path.realpath(path)
 
 

@@ -36,6 +36,7 @@ from hfdbench.errors import ImageError, Unavailable, UsageError
 from hfdbench.files import places
 from hfdbench.files.atomic import write_text
 from hfdbench.files.digest import file_sha256
+from hfdbench.files.remote import located
 
 CROP = 256
 
@@ -110,7 +111,7 @@ def open_dataset(
         raise UsageError(f"--limit {limit}: must be at least 1")
     limit = min(limits, default=None)
     if base.startswith(FOLDER):
-        folder = Path(base.removeprefix(FOLDER)).expanduser()
+        folder = located(base.removeprefix(FOLDER)).expanduser()
         if not folder.is_dir():
             raise UsageError(f'dataset "{spec}": no such folder; give one that holds pictures')
         paths, others = pictures_in(folder), left_out(folder)

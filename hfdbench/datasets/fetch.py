@@ -19,6 +19,7 @@ from hfdbench.errors import ImageError, Unavailable, UsageError
 from hfdbench.files import places
 from hfdbench.files.archive import unpack
 from hfdbench.files.download import Patience, download, file_name, part_of
+from hfdbench.files.remote import RemotePath
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ def fetch(
     if card.package:
         return Fetched(card.id, None, len(packaged(card)), fresh=False)
     root = places.data_root(data_root)
+    if isinstance(root, RemotePath):
+        raise UsageError(
+            f"{root}: fetch writes to this machine alone; fetch to a folder, then: aws s3 sync FOLDER {root}"
+        )
     folder = root / (card.folder or "")
     if folder.is_dir() and any(folder.iterdir()):
         return Fetched(card.id, folder, len(members(card, folder)), fresh=False)

@@ -5,6 +5,7 @@ Conventions
                 process left behind may be deleted (`hfdbench run` deletes those of its tables that no living process has locked).
     durable     the content reaches the disk before the rename, so that a power cut leaves the old file or the new one.
     links       a symbolic link stays one: the file that it points to is replaced. A device or pipe is written as it is.
+    stores      a file of an object store is filled in the cache of this machine and put as one object.
     errors      UsageError names the file, the cause and what stays intact.
 """
 
@@ -16,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hfdbench.errors import UsageError
+from hfdbench.files.remote import RemotePath, located
 
 MOST_NAME_BYTES = 200  # of the 255 that file systems allow, to leave room for the rest of the temporary name
 
@@ -46,7 +48,11 @@ def replacing(path: Path, *errors: type[Exception], once: bool = False) -> Itera
     UsageError
         When the disk is full, the folder is not writable, or anything else keeps the file from being written.
     """
-    path = Path(path)
+    path = located(path)
+    if isinstance(path, RemotePath):
+        with _committing(path, once) as temporary:
+            yield temporary
+        return
     special = path.is_relative_to("/dev") or path.is_fifo()
     path = path if special else Path(os.path.realpath(path))
     stem = path.name.encode(errors="surrogateescape")[:MOST_NAME_BYTES].decode(errors="ignore")
@@ -72,6 +78,22 @@ def replacing(path: Path, *errors: type[Exception], once: bool = False) -> Itera
         if not special:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _committing(path: RemotePath, once: bool) -> Iterator[Path]:
+    temporary = path.temporary()
+    try:
+        yield temporary
+        path.commit(temporary, once)
+    except OSError as error:
+        if once and isinstance(error, FileExistsError):
+            raise
+        raise UsageError(
+            f"{path}: cannot be written: {error.strerror or error}; check free space and permissions"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _link(temporary: Path, path: Path) -> None:

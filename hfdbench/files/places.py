@@ -11,6 +11,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from hfdbench.files.remote import located
+
 DATA_VARIABLE = "HFDBENCH_DATA"
 
 
@@ -39,7 +41,7 @@ def data_root(given: Path | str | None = None) -> Path:
         The given folder, else the one HFDBENCH_DATA names, else `data` in the cache folder; it need not exist.
     """
     chosen = given or os.environ.get(DATA_VARIABLE)
-    return Path(chosen).expanduser() if chosen else cache_folder() / "data"
+    return located(chosen).expanduser() if chosen else cache_folder() / "data"
 
 
 def torch_hub_checkpoints() -> Path:

@@ -34,6 +34,7 @@ import pandas as pd
 from hfdbench.cards.find import bundled_root
 from hfdbench.errors import UsageError, unknown
 from hfdbench.files.atomic import write_text
+from hfdbench.files.remote import located
 from hfdbench.metrics.registry import METRICS, PATCHES
 
 TEXT = ("system", "variant", "point", "dataset", "protocol", "metric", "badge", "source", "note")
@@ -95,7 +96,7 @@ def read(out: Path | None = None) -> pd.DataFrame:
 
 def _with_files(out: Path | None) -> pd.DataFrame:
     """The points, and the file that each is from."""
-    roots = [bundled_root() / "results", *([] if out is None else [Path(out)])]
+    roots = [bundled_root() / "results", *([] if out is None else [located(out)])]
     folders = list(dict.fromkeys((root / "published").resolve() for root in roots))
     paths = [path for folder in folders for kind in ("csv", "parquet") for path in sorted(folder.glob(f"*.{kind}"))]
     frames = [read_file(path) for path in paths]
@@ -204,7 +205,7 @@ def keep(rows: pd.DataFrame, out: Path, name: Path | str) -> Path:
         raise UsageError(f"{name}: {_named(twice.iloc[0])} is given twice; tell the curves apart by variant")
     first = rows.iloc[0]
     stem = "-".join(part for part in (first["system"], first["variant"], first["dataset"]) if part)
-    target = Path(out) / "published" / f"{''.join(c if c.isalnum() or c in '.+-' else '_' for c in stem)}.csv"
+    target = located(out) / "published" / f"{''.join(c if c.isalnum() or c in '.+-' else '_' for c in stem)}.csv"
     known = _with_files(out).set_index(IDENTITY)
     for row in rows.to_dict("records"):
         place = tuple(row[column] for column in IDENTITY)

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from hfdbench.errors import UsageError
 from hfdbench.files.atomic import replacing
+from hfdbench.files.remote import located
 from hfdbench.results import parquet
 from hfdbench.results.folder import ResultsFolder
 from hfdbench.results.parquet import DamagedFile
@@ -139,7 +140,7 @@ class Results:
     """
 
     def __init__(self, root: Path | str):
-        self.folder = ResultsFolder(Path(root))
+        self.folder = ResultsFolder(located(root))
         self.packed: dict[str, dict] = {}  # metadata of the images of each packed trial
 
     @classmethod

@@ -7,6 +7,7 @@ from doing the same work twice; nothing else depends on it, so file systems with
 """
 
 import os
+import platform
 import re
 import shutil
 import time
@@ -19,6 +20,8 @@ import pyarrow as pa
 from pyarrow import compute
 
 from hfdbench.errors import UsageError
+from hfdbench.files.atomic import replacing
+from hfdbench.files.remote import RemotePath, remove_tree
 from hfdbench.results import parquet
 from hfdbench.results.folder import ResultsFolder
 from hfdbench.results.parquet import DamagedFile
@@ -174,7 +177,10 @@ class Pieces:
         """
         self.flush()
         self.refresh()
-        if absent := self.missing(range(images)):
+        absent = self.missing(range(images))
+        if absent and path.exists():  # another run, on a store without locks, has finished it
+            return
+        if absent:
             raise UsageError(
                 f"{path}: {len(absent)} of {images} images are missing, the first is {absent[0]}; run again"
             )
@@ -217,6 +223,9 @@ def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
 def working(folder: ResultsFolder, key: str) -> Iterator[None]:
     """Hold the unfinished tables of a key; the kernel frees them when this process dies."""
     path = folder.work(key).with_name(f"{key}.lock")
+    if isinstance(path, RemotePath):  # no locks there: two runs do the same work, and the first piece counts
+        yield
+        return
     handle = _locked(path, wait=True)
     try:
         yield
@@ -230,15 +239,17 @@ def discard(folder: ResultsFolder, key: str) -> None:
     work, lock = folder.work(key), folder.work(key).with_name(f"{key}.lock")
     if not work.exists() and not lock.exists():
         return
+    if isinstance(work, RemotePath):
+        return remove_tree(work)
     handle = _locked(lock, wait=False)
     if handle is not None:
-        shutil.rmtree(work, ignore_errors=True)
+        remove_tree(work)
         _unlock(lock, handle)
 
 
 def finish(folder: ResultsFolder, key: str) -> None:
     """Remove the pieces of a key whose tables are finished."""
-    shutil.rmtree(folder.work(key), ignore_errors=True)
+    remove_tree(folder.work(key))
 
 
 def _locked(path: Path, wait: bool) -> int | None:
@@ -280,6 +291,12 @@ def prepare(folder: ResultsFolder, needed_bytes: int) -> None:
         It cannot be written, or has less than `needed_bytes` free.
     """
     root = folder.root
+    if isinstance(root, RemotePath):
+        probe = root / f".{platform.node()}-{os.getpid()}.probe"
+        with replacing(probe) as temporary:
+            temporary.touch()
+        probe.unlink()
+        return
     try:
         root.mkdir(parents=True, exist_ok=True)
         probe = root / f".{os.getpid()}.probe"

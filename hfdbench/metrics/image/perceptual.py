@@ -25,6 +25,7 @@ from hfdbench.cards.schema import Source
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files.digest import file_sha256
 from hfdbench.files.download import Patience, download
+from hfdbench.files.remote import located
 from hfdbench.metrics.image.measure import Place
 from hfdbench.metrics.networks.batching import full_precision
 from hfdbench.metrics.networks.weights import TIMEOUT_S
@@ -131,7 +132,7 @@ def find_weights(name: str, file: str, place: Place) -> Path:
             if not Path(path).is_file():
                 raise UsageError(f"{name}: {asked} {path}: no such file; give torchvision's {file}")
             return Path(path)
-    if place.data_root is not None and (local := Path(place.data_root) / name / file).is_file():
+    if place.data_root is not None and (local := located(place.data_root) / name / file).is_file():
         return local
     import torch
 

@@ -17,6 +17,7 @@ from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files import places
 from hfdbench.files.digest import file_sha256
 from hfdbench.files.download import Patience, download
+from hfdbench.files.remote import located
 from hfdbench.metrics.distribution.fingerprint import PUBLISHED_SHA256
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Published:
                     )
                 return Path(path)
         if data_root is not None:
-            found = sorted(p for p in (Path(data_root) / self.folder).glob("*") if p.suffix in (".pth", ".pt"))
+            found = sorted(p for p in (located(data_root) / self.folder).glob("*") if p.suffix in (".pth", ".pt"))
             named = [path for path in found if path.name == self.name]
             if len(found) > 1 and not named:
                 raise UsageError(
