@@ -15,6 +15,7 @@ from hfdbench.cards.find import choose
 from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.protocol import Codec, load_codec
 from hfdbench.errors import UsageError
+from hfdbench.files.remote import located
 from hfdbench.pipeline import run as pipeline
 from hfdbench.pipeline.measure import Measurement, Value, measure
 from hfdbench.pipeline.plan import Request
@@ -195,7 +196,7 @@ def run(
     request = Request(
         codecs=tuple(choose(CodecCard, codecs, cards)),
         datasets=tuple(datasets),
-        out=Path(out),
+        out=located(out),
         points=tuple(points),
         limit=limit,
         seed=seed,
@@ -228,6 +229,6 @@ def load_results(folder: Path | str = "results") -> Results:
     UsageError
         There is no such folder.
     """
-    if not Path(folder).is_dir():
+    if not located(folder).is_dir():
         raise UsageError(f"{folder}: no such folder; hfdbench.run(..., out=FOLDER) makes one")
     return Results(folder)

@@ -83,7 +83,7 @@ class RemotePath(type(Path())):
     def stat(self, *, follow_symlinks: bool = True) -> Any:
         info = self._info()
         kind = stat.S_IFDIR if info["type"] == "directory" else stat.S_IFREG
-        changed = info.get("LastModified") or info.get("created") or info.get("mtime")
+        changed: Any = info.get("LastModified") or info.get("created") or info.get("mtime")
         seconds = changed.timestamp() if hasattr(changed, "timestamp") else float(changed or 0)
         return SimpleNamespace(
             st_mode=kind, st_size=info.get("size") or 0, st_mtime=seconds, st_mtime_ns=int(seconds * 1e9)
@@ -106,13 +106,13 @@ class RemotePath(type(Path())):
     def expanduser(self) -> "RemotePath":
         return self
 
-    def iterdir(self) -> Iterator["RemotePath"]:
+    def iterdir(self) -> Any:
         names = self._listed()
         if not names and not self.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
         return (self / name for name in names)
 
-    def glob(self, pattern: str, **_: Any) -> Iterator["RemotePath"]:
+    def glob(self, pattern: str, **_: Any) -> Any:
         if "/" in pattern:
             raise NotImplementedError(f"{pattern}: only names of one folder are matched on an object store")
         _forget()
@@ -131,7 +131,7 @@ class RemotePath(type(Path())):
             self._store.rm_file(self._key)
         _forget()
 
-    def rename(self, target: "RemotePath") -> "RemotePath":
+    def rename(self, target: Any) -> "RemotePath":
         """Copy the object, then delete it: two steps, for what nobody else uses any more."""
         with self._asking():
             self._store.cp_file(self._key, target._key)
@@ -181,7 +181,7 @@ class RemotePath(type(Path())):
             import fsspec
 
             scheme = self.parts[0].rstrip(":")
-            options = {"use_listings_cache": False}
+            options: dict[str, Any] = {"use_listings_cache": False}
             if scheme == "s3":
                 limits = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": {"max_attempts": ATTEMPTS}}
                 options["config_kwargs"] = limits

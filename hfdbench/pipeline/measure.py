@@ -23,6 +23,7 @@ from hfdbench.datasets.folder import left_out, pictures_in, report_left_out
 from hfdbench.datasets.ids import FOLDER
 from hfdbench.datasets.image_files import read_image
 from hfdbench.errors import ImageError, Unavailable, UsageError
+from hfdbench.files.remote import located
 from hfdbench.metrics.distribution.patches import patches
 from hfdbench.metrics.image import pixel
 from hfdbench.metrics.image.measure import Measure
@@ -141,7 +142,7 @@ def measure(
         data_root=data_root,
         device=device,
     )
-    dataset, folder = _open(originals, data_root), Path(decoded).expanduser()
+    dataset, folder = _open(originals, data_root), located(decoded).expanduser()
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; give one that holds the decoded pictures")
     report_left_out(folder, left_out(folder))
