@@ -58,7 +58,7 @@ class CompressAI:
         with self._torch.inference_mode():
             coded = self._net.compress(x)
         (latent,), (hyper,) = coded["strings"]
-        body = self._head + _varint(height) + _varint(width) + _varint(len(latent)) + latent + hyper
+        body = self._head + varint(height) + varint(width) + varint(len(latent)) + latent + hyper
         return body + struct.pack("<I", zlib.crc32(body))
 
     def decode(self, stream: bytes, *, seed: int) -> np.ndarray:
@@ -69,9 +69,9 @@ class CompressAI:
         body = stream[:-4]
         if len(stream) < 12 or struct.pack("<I", zlib.crc32(body)) != stream[-4:]:
             raise StreamError("checksum differs: the stream is damaged or truncated")
-        height, at = _read_varint(body, 5)
-        width, at = _read_varint(body, at)
-        length, at = _read_varint(body, at)
+        height, at = read_varint(body, 5)
+        width, at = read_varint(body, at)
+        length, at = read_varint(body, at)
         shape = (-(-height // STRIDE), -(-width // STRIDE))
         with self._torch.inference_mode():
             x = self._net.decompress([[body[at : at + length]], [body[at + length :]]], shape)["x_hat"]
@@ -112,7 +112,7 @@ def _no_weights(reason: str) -> Unavailable:
     return Unavailable(reason, "download CompressAI's .pth.tar files to a folder and set HFDBENCH_COMPRESSAI to it")
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     """LEB128: seven bits a byte, lowest first."""
     out = bytearray()
     while value > 127:
@@ -121,7 +121,7 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]

@@ -112,7 +112,8 @@ def identity(card: CodecCard, point_id: str) -> dict[str, Any]:
     weights = [verified(plan, entry) for entry in plan.weights]
     digests = [entry.sha256 or _file_sha256(path) for entry, path in zip(plan.weights, weights, strict=True)]
     reference = adapter_name(card.adapter)
-    options = {k: v for k, v in point.options.items() if not (reference in _IDLE and k in _IDLE[reference])}
+    idle = _IDLE.get(reference, ("hint",) if reference.startswith("hfdbench.codecs.peers:") else ())
+    options = {name: value for name, value in point.options.items() if name not in idle}
     own = environments.found(card.id, card.python) if card.python else None
     found = _adapter_identity(card, reference, point.options, own)
     return found | {"options": options, "weights": digests}
