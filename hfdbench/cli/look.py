@@ -131,13 +131,13 @@ def show(
     """Print stored points as a table, means over seeds. In LaTeX and Markdown the best value at each rate is bold."""
     from hfdbench.analysis.curves import stored_intervals
     from hfdbench.analysis.seeds import mean_of_seeds, with_spreads
-    from hfdbench.report.tables import POINT_COLUMNS, render_points
+    from hfdbench.report.tables import render_points, shown_columns
     from hfdbench.results.stored import Results
 
     results = Results(out)
     points = mean_of_seeds(filtered(results.points(), codec, dataset)).sort_values(["dataset", "codec", "bpp"])
     every = columns == "all" or (columns is None and (json or form in (Form.json, Form.csv)))
-    chosen = None if every else with_spreads(POINT_COLUMNS, points)
+    chosen = None if every else with_spreads(shown_columns(points), points)
     if columns not in (None, "all"):
         chosen = [name.strip() for name in columns.split(",")]
     found = stored_intervals(results) if intervals else None

@@ -79,7 +79,9 @@ DataRoot = Annotated[
 Inception = Annotated[Path | None, typer.Option("--inception", help="Inception weights for FID (.pth).")]
 Metrics = Annotated[
     list[str] | None,
-    typer.Option("--metric", help="Measure lpips, dists, ssimulacra2 or butteraugli too; may be given several times."),
+    typer.Option(
+        "--metric", help="Measure lpips, lpips_vgg, dists, ssimulacra2 or butteraugli too; may be given several times."
+    ),
 ]
 Weights = Annotated[
     list[str] | None, typer.Option("--weights", help="METRIC=PATH: the file of weights (or program) of a --metric.")

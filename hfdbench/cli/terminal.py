@@ -56,7 +56,7 @@ def tell(summaries: "list[Summary]") -> None:
     import pandas as pd
 
     from hfdbench.analysis.seeds import mean_of_seeds, with_spreads
-    from hfdbench.report.tables import POINT_COLUMNS, render_points
+    from hfdbench.report.tables import render_points, shown_columns
 
     complain(summaries)
     for summary in summaries:
@@ -68,7 +68,7 @@ def tell(summaries: "list[Summary]") -> None:
     points = mean_of_seeds(pd.concat([summary.points for summary in summaries], ignore_index=True))
     if len(points):
         points = points.sort_values(["dataset", "codec", "bpp"])
-        print(render_points(points, "table", with_spreads(POINT_COLUMNS, points)), end="")
+        print(render_points(points, "table", with_spreads(shown_columns(points), points)), end="")
     raise typer.Exit(max(summary.exit_code for summary in summaries))
 
 

@@ -474,6 +474,18 @@ _METRICS = (
         published="alex",
     ),
     Metric(
+        column="lpips_vgg",
+        name="LPIPS (VGG)",
+        title="LPIPS (VGG-16)",
+        direction="lower",
+        meaning="`--metric lpips_vgg`: mean over images; VGG-16, whole images",
+        computed="image",
+        compute="hfdbench.metrics.image.perceptual:LpipsVgg",
+        reference="lpips",
+        year=2018,
+        published="vgg",
+    ),
+    Metric(
         column="dists",
         name="DISTS",
         title="DISTS",

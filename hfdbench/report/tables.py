@@ -40,6 +40,7 @@ POINT_COLUMNS = [
     "encode_s",
     "decode_s",
 ]
+IF_MEASURED = ("lpips", "lpips_vgg", "dists", "ssimulacra2", "butteraugli_3norm")  # shown, too, where a point has them
 ONE_RATE = 1.05
 BOLD = "Bold: the best of the codecs whose rates lie within 5 %."
 MARK = "†"  # of a point that lacks images
@@ -55,6 +56,13 @@ class Cell:
     interval: str = ""
     mark: str = ""
     gap: bool = False
+
+
+def shown_columns(points: pd.DataFrame) -> list[str]:
+    """Columns of the points table that are printed when none are chosen: those on request where a point has a value."""
+    place = POINT_COLUMNS.index("fid")
+    measured = [name for name in IF_MEASURED if name in points and points.loc[:, name].count()]
+    return [*POINT_COLUMNS[:place], *measured, *POINT_COLUMNS[place:]]
 
 
 def render(frame: pd.DataFrame, form: str = "table", columns: Iterable[str] | None = None) -> str:

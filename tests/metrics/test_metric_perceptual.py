@@ -13,7 +13,7 @@ from PIL import Image
 from hfdbench.cards.schema import CodecCard
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.metrics.image.measure import Place, open_measure
-from hfdbench.metrics.image.perceptual import Dists, Lpips
+from hfdbench.metrics.image.perceptual import Dists, Lpips, LpipsVgg
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import run, score
 from hfdbench.results import parquet
@@ -114,6 +114,21 @@ def test_lpips_is_its_formula(measures, weights, pair):
         a, b = (x / x.norm(dim=1, keepdim=True).clamp(min=1e-10) for x in (a, b))
         expected += conv2d((a - b) ** 2, linear[f"lin{number}.model.1.weight"].double()).mean().item()
     assert measures[Lpips](*pair)[0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "net"), [(Lpips, "alex"), (LpipsVgg, "vgg")], ids=["alex", "vgg"])
+def test_lpips_is_that_of_the_package_lpips(kind, net, weights, pair, monkeypatch):
+    lpips = pytest.importorskip("lpips", reason="the package lpips is not here: pip install lpips")
+    file = weights[Lpips if net == "alex" else Dists]  # random networks, with the published linear layers
+    place = Path(torch.hub.get_dir()) / "checkpoints" / kind.file
+    place.parent.mkdir(parents=True)
+    place.symlink_to(file)  # where torchvision looks
+    theirs = lpips.LPIPS(net=net, verbose=False)
+    tensors = [torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1 for image in pair]
+    with torch.no_grad():
+        expected = theirs(*tensors).item()
+    measure = open_measure(kind.columns[0], Place(file))
+    assert measure(*pair)[0] == pytest.approx(expected, rel=1e-4) and expected > 0
 
 
 def test_dists_is_its_formula(measures, weights, pair):

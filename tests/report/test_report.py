@@ -547,6 +547,11 @@ def printed():
     return points
 
 
+def test_metrics_on_request_are_shown_where_a_point_has_them():
+    points = printed().assign(lpips=[None] * 3, dists=[None, 0.1, None])
+    assert tables.shown_columns(points) == [*tables.POINT_COLUMNS[:7], "dists", *tables.POINT_COLUMNS[7:]]
+
+
 def test_terminal_table_is_aligned_and_rounded():
     lines = tables.render(printed(), columns=[*tables.POINT_COLUMNS, "note"]).splitlines()
     assert lines[0].split() == [*tables.POINT_COLUMNS, "note"]

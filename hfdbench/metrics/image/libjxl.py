@@ -1,4 +1,4 @@
-"""SSIMULACRA 2 and Butteraugli, computed by libjxl's own programs.
+"""SSIMULACRA 2 and Butteraugli, computed by libjxl's own programs; SSIMULACRA 2 also without, by `ssimulacra2`.
 
 Conventions: images are uint8, H x W x 3, sRGB, of one shape, handed over losslessly (PPM). SSIMULACRA 2 has no unit: 100 is
 identical, 90 indistinguishable, below 0 very bad; higher is better. Butteraugli is a distance in just noticeable
@@ -19,6 +19,7 @@ import numpy as np
 
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files.digest import file_sha256
+from hfdbench.metrics.image import ssimulacra2
 from hfdbench.metrics.image.measure import Place
 
 SIDE = 8  # pixels
@@ -36,6 +37,7 @@ class _Program:
     columns: tuple[str, ...]
     pattern: str
     remark = ""
+    _path: Path | None
 
     def __init__(self, place: Place):
         name = self.columns[0]
@@ -52,16 +54,19 @@ class _Program:
             raise ValueError(f"original and reconstruction differ in shape: {original.shape} and {decoded.shape}")
         if min(original.shape[:2]) < SIDE:
             return (None,) * len(self.columns)
+        return self._ask(original, decoded)
+
+    def _ask(self, original: np.ndarray, decoded: np.ndarray) -> tuple[float, ...]:
         with tempfile.TemporaryDirectory(prefix="hfdbench-") as folder:
             paths = [Path(folder) / "original.ppm", Path(folder) / "decoded.ppm"]
             for path, image in zip(paths, (original, decoded), strict=True):
                 height, width = image.shape[:2]
                 path.write_bytes(b"P6 %d %d 255\n" % (width, height) + np.ascontiguousarray(image).tobytes())
-            return self._ask(paths)
+            return self._run(paths)
 
-    def _ask(self, paths: list[Path]) -> tuple[float, ...]:
+    def _run(self, paths: list[Path]) -> tuple[float, ...]:
         try:
-            ran = subprocess.run([self._path, *paths], capture_output=True, text=True, timeout=TIMEOUT_S)
+            ran = subprocess.run([str(self._path), *paths], capture_output=True, text=True, timeout=TIMEOUT_S)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise Unavailable(f"{self.program}: {error}") from None
         found = re.fullmatch(self.pattern, ran.stdout.strip())
@@ -73,11 +78,22 @@ class _Program:
 
 
 class Ssimulacra2(_Program):
-    """SSIMULACRA 2 (Sneyers 2022, cloudinary/ssimulacra2)."""
+    """SSIMULACRA 2 (Sneyers 2022, cloudinary/ssimulacra2): by libjxl's program, or by our own sums where there is none."""
 
     program = "ssimulacra2"
     columns = ("ssimulacra2",)
     pattern = NUMBER
+
+    def __init__(self, place: Place):
+        if place.weights is None and shutil.which(self.program) is None:
+            self._path = None
+            self.identity = f"hfdbench.metrics.image.ssimulacra2 {ssimulacra2.VERSION}"
+            self.remark = "SSIMULACRA 2 by hfdbench, without libjxl's program"
+        else:
+            super().__init__(place)
+
+    def _ask(self, original: np.ndarray, decoded: np.ndarray) -> tuple[float, ...]:
+        return (ssimulacra2.score(original, decoded),) if self._path is None else super()._ask(original, decoded)
 
 
 class Butteraugli(_Program):

@@ -3,7 +3,7 @@
 Conventions: images are uint8, H x W x 3, of one shape, measured whole at their original size, never resized; distances have
 no unit, 0 is identical, lower is better; computed in float32 by torchmetrics.
 LPIPS (Zhang et al. 2018, arXiv:1801.03924, eq. 1): AlexNet, linear layers of version 0.1, input scaled to [-1, 1]; None when
-a side is under 31 pixels, where AlexNet's third layer has nothing to see.
+a side is under 31 pixels, where AlexNet's third layer has nothing to see. `lpips_vgg` is the same with VGG-16.
 DISTS (Ding et al. 2020, arXiv:2004.07728): VGG-16, input scaled to [0, 1]. Its authors shrink large photographs to
 256 pixels a side first; here nothing is shrunk, so values compare only with others measured so.
 
@@ -104,6 +104,22 @@ class Lpips(_Network):
 
     def _distance(self, a, b):
         return self._net(a, b, normalize=True)  # takes [0, 1] and scales to [-1, 1]
+
+
+class LpipsVgg(_Network):
+    """LPIPS with VGG-16."""
+
+    columns = ("lpips_vgg",)
+    file = "vgg16-397923af.pth"
+    side = 16  # four times halved, something is left
+
+    def _build(self):
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        return LearnedPerceptualImagePatchSimilarity(net_type="vgg").net
+
+    def _distance(self, a, b):
+        return self._net(a, b, normalize=True)
 
 
 class Dists(_Network):

@@ -36,7 +36,7 @@ from hfdbench.report.page.document import (
     metric_entries,
 )
 from hfdbench.report.style import inks
-from hfdbench.report.tables import POINT_COLUMNS
+from hfdbench.report.tables import shown_columns
 from hfdbench.report.text import to_json
 from hfdbench.results.stored import Results
 
@@ -85,7 +85,7 @@ def write_page(
         "patch": PATCH,
         "enough_patches": ENOUGH_PATCHES,
         "identities": IDENTITIES,
-        "columns": [c for c in POINT_COLUMNS if c not in ("codec", "point", "dataset", "images")],
+        "columns": [c for c in shown_columns(table) if c not in ("codec", "point", "dataset", "images")],
         "metrics": metric_entries(table),
         "figures": [figure_entry(card) for card in figures if card.chart == "curves"],
         "codecs": {codec: codec_entry(codec, ink[codec], codecs.get(codec), table) for codec in ink},
