@@ -26,7 +26,7 @@ from hfdbench.metrics.registry import small_sample_note
 from hfdbench.report import captions, fonts, text
 from hfdbench.report.curves_figure import WIDTH_IN, curves_figure
 from hfdbench.report.ledger_figure import ledger_figure
-from hfdbench.report.style import RC, focused, hollow_marks, inks
+from hfdbench.report.style import RC, focused, hollow_marks, inks, kinds_of
 from hfdbench.results.published import choose
 
 FORMATS = ("pdf", "svg", "png")
@@ -143,7 +143,7 @@ def draw(
     width = options.width or card.width
     marks = {} if options.published is None else hollow_marks(options.published["system"])
     every = [_panels(points, card, dataset, options) for dataset in datasets(points, card)]
-    ink = focused(inks(points, {codec.id: codec.kind for codec in known.values()}), focus)
+    ink = focused(inks(points, kinds_of(known.values())), focus)
     out.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     warnings: list[str] = []

@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 
 from hfdbench.analysis.curves import PIXELS
+from hfdbench.cards.schema import CodecCard
 from hfdbench.report.fonts import FIRST
 
 
@@ -96,6 +97,14 @@ class Ink:
     quiet: bool = False
 
 
+def kinds_of(cards: Iterable[CodecCard]) -> dict[str, str]:
+    """Kind of every codec by id, in the order in which they choose their colours: those first that were tried.
+
+    A card of a codec that nobody could try here recolours none of the others.
+    """
+    return {card.id: card.kind for card in sorted(cards, key=lambda card: (bool(card.untried), card.id))}
+
+
 def inks(points: pd.DataFrame, known: Mapping[str, str] | None = None) -> dict[str, Ink]:
     """Ink of every codec.
 
@@ -107,7 +116,7 @@ def inks(points: pd.DataFrame, known: Mapping[str, str] | None = None) -> dict[s
     points : DataFrame
         Rows of the points table; a column `badge` is optional.
     known : mapping of str to str, optional
-        Kind of every codec that exists, by id.
+        Kind of every codec that exists, by id, in the order of their choice (`kinds_of`).
 
     Returns
     -------
@@ -116,7 +125,7 @@ def inks(points: pd.DataFrame, known: Mapping[str, str] | None = None) -> dict[s
     """
     badges = points["badge"] if "badge" in points else pd.Series("", index=points.index)
     foreign = set(points.loc[badges.fillna("").str.startswith(PIXELS), "codec"])
-    kinds = dict(zip(points["codec"], points["kind"], strict=True))
+    kinds = dict(sorted(set(zip(points["codec"], points["kind"], strict=True))))
     everyone = {**(known or {}), **kinds}
     chosen: dict[str, Ink] = {}
     taken: dict[str, list[int]] = {}
@@ -125,7 +134,7 @@ def inks(points: pd.DataFrame, known: Mapping[str, str] | None = None) -> dict[s
         used = taken.setdefault(kind, [])
         count = len(style.colours)
         lap = len(used) // count  # colours are spent: start over, with other markers
-        place = sorted(other for other in everyone if everyone[other] == kind).index(codec) % count
+        place = [other for other in everyone if everyone[other] == kind].index(codec) % count
         while place in used[lap * count :]:
             place = (place + 1) % count
         used.append(place)

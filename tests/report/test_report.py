@@ -539,6 +539,19 @@ def test_a_codec_keeps_its_colour_when_others_are_measured():
     assert len({(ink.colour, ink.marker) for ink in figures.inks(many).values()}) == 30
 
 
+def test_a_card_that_nobody_tried_recolours_no_other():
+    from hfdbench.cards.find import find_cards
+    from hfdbench.cards.schema import CodecCard
+    from hfdbench.report.style import kinds_of
+
+    cards = list(find_cards(CodecCard, ()).values())
+    untried = cards[0].model_copy(update={"id": "a", "kind": "diffusion", "untried": "its weights could not be had"})
+    points = table().assign(codec="hfd", kind="diffusion")
+    ink = figures.inks(points, kinds_of(cards))["hfd"]
+    assert figures.inks(points, kinds_of([untried, *cards]))["hfd"] == ink
+    assert figures.inks(points, kinds_of([untried.model_copy(update={"untried": ""}), *cards]))["hfd"] != ink
+
+
 def printed():
     points = table().head(3)
     points["fid"] = [118.123456, float("nan"), None]

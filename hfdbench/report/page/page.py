@@ -35,7 +35,7 @@ from hfdbench.report.page.document import (
     figure_entry,
     metric_entries,
 )
-from hfdbench.report.style import inks
+from hfdbench.report.style import inks, kinds_of
 from hfdbench.report.tables import shown_columns
 from hfdbench.report.text import to_json
 from hfdbench.results.stored import Results
@@ -73,7 +73,7 @@ def write_page(
     results = Results.of(out)
     trials = chosen_trials(results, only_codecs, [dataset_id(spec) for spec in only_datasets])
     table = pd.DataFrame([trial.row for trial in trials])
-    ink = inks(table, {card.id: card.kind for card in codecs.values()})
+    ink = inks(table, kinds_of(codecs.values()))
     grouped = {name: [t for t in trials if t.row["dataset"] == name] for name in sorted(set(table["dataset"]))}
     sections = [dataset_section(name, some, datasets.get(parse_id(name).base)) for name, some in grouped.items()]
     document = {
