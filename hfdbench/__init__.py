@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hfdbench.api import OpenCodec, codec, load_results, measure, run
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["OpenCodec", "__version__", "codec", "load_results", "measure", "run"]
 
 

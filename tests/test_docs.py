@@ -167,3 +167,13 @@ def test_the_site_builds_strictly(tmp_path):
     index = (tmp_path / "site" / "index.html").read_text("utf-8")
     outside = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://[^"]+"', index)
     assert not outside, outside  # nothing is loaded from elsewhere
+
+
+def test_one_version_everywhere():
+    """Of the package, the citation and the newest heading of the changes."""
+    import hfdbench
+
+    root = Path(hfdbench.__file__).parents[1]
+    newest = re.search(r"^## ([0-9.]+)", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    cited = re.search(r"^version: (.+)$", (root / "CITATION.cff").read_text(), re.MULTILINE)
+    assert newest and cited and {newest[1], cited[1]} == {hfdbench.__version__}

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from helpers_metrics import random_weights
 from helpers_results import write_codec
 from PIL import Image
 
+from hfdbench import __version__
 from hfdbench.cli import app as cli
 
 ROOT = Path(__file__).parents[2]
@@ -238,6 +240,18 @@ def test_the_wheel_carries_cards_and_weights(tmp_path):
     subprocess.run([*pip, "wheel", "--no-deps", "-w", tmp_path / "wheel", ROOT], check=True)
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True)
+    with zipfile.ZipFile(wheel) as file:
+        names, metadata = file.namelist(), file.read(f"hfdbench-{__version__}.dist-info/METADATA").decode()
+    assert f"\nVersion: {__version__}\n" in metadata and "hfdbench/py.typed" in names
+    stored = {name.split("/")[3] for name in names if name.startswith("hfdbench/_data/results/")}
+    assert stored == {"README.md", "published"}, "results of ours are not part of a release"
+    for folder in ("codecs", "datasets", "reports"):
+        cards = {str(path.relative_to(ROOT)) for path in (ROOT / folder).rglob("*.toml") if "build" not in path.parts}
+        assert cards == {
+            n.removeprefix("hfdbench/_data/")
+            for n in names
+            if n.startswith(f"hfdbench/_data/{folder}/") and n.endswith(".toml")
+        }
     script = "import hfdbench, sys; from hfdbench import cli; print(hfdbench.__file__, file=sys.stderr); cli.main()"
     said = subprocess.run(
         [sys.executable, "-c", script, "list", "codecs", "--json"],
