@@ -18,7 +18,7 @@ from hfdbench.errors import Unavailable
 from hfdbench.results import published
 from hfdbench.results.stored import Results
 
-STAGE_1 = ("elic-mse", "elic-v4")
+STAGE_1 = ("elic-mse", "elic-v5")
 RATES = (0.06, 0.6)  # bpp between which stage 1 is compared
 ELIC_DB = 1.5  # how far below the published curve a model trained on CPUs may lie
 JPEG_POINTS = ("q12", "q18", "q25")

@@ -2,7 +2,8 @@
 
 Run it with HFDBENCH_DATA set: python tests/bench/measure_stage1.py WEIGHTS... Prints Markdown tables. With --folder FOLDER
 --held-out N: rate and distortion alone, on those photographs of a folder that a recipe's `held_out` N keeps out of training
-(512 x 512 pixels of each); settings are chosen there, never on the test sets.
+(512 x 512 pixels of each); settings are chosen there, never on the test sets. With --golden FOLDER AVIF's points on Kodak are read
+from packed results, not made again; --limit N takes so many photographs of each set, evenly spread (of Kodak all, with --golden).
 
 Conventions: rates are whole streams, bits over pixels, mean of the pictures; PSNR is that of RGB, mean of the pictures' decibels;
 AVIF is the bundled card `avif`, its PSNR interpolated in the logarithm of the rate. Errors are in grey levels.
@@ -116,6 +117,8 @@ def main() -> int:
     parser.add_argument("weights", type=Path, nargs="+")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--held-out", type=int, default=10)
+    parser.add_argument("--golden", type=Path)
+    parser.add_argument("--limit", type=int)
     options = parser.parse_args()
     if "HFDBENCH_DATA" not in os.environ:
         print("HFDBENCH_DATA names no folder of photographs")
@@ -127,11 +130,15 @@ def main() -> int:
     from hfdbench.codecs.pillow import AVIF
     from hfdbench.datasets.dataset import open_dataset
     from hfdbench.hfd.weights import read_autoencoder
+    from hfdbench.results.stored import Results
     from hfdbench.training import photos
 
     def photographs(name: str) -> list[np.ndarray]:
         dataset = open_dataset(name, data_root=Path(os.environ["HFDBENCH_DATA"]))
-        return [dataset.load(k) for k in range(len(dataset))]
+        kept = range(len(dataset))
+        if options.limit and not (options.golden and name == "kodak"):
+            kept = np.linspace(0, len(dataset) - 1, options.limit).round().astype(int)
+        return [dataset.load(int(k)) for k in kept]
 
     card = find_cards(CodecCard)["avif"]
     avif = {point.id: AVIF(**point.options) for point in card.points if point.options["quality"] <= 70}
@@ -147,7 +154,11 @@ def main() -> int:
         images = [image[:512, :512] for name, image in pairs if photos.held_out(name, options.held_out)]
     else:
         images = photographs("kodak")
-    curve_of_avif = curve(avif, images)
+    if options.golden and not options.folder:
+        points = Results(options.golden).points().query("codec == 'avif' and dataset == 'kodak'").sort_values("bpp")
+        curve_of_avif = points[["bpp_mean", "psnr_db"]].to_numpy()
+    else:
+        curve_of_avif = curve(avif, images)
     for name, model in models.items():
         print(f"\n## {name}: {len(images)} pictures")
         against(images, curve_of_avif, model)
@@ -162,6 +173,8 @@ def main() -> int:
         flat(model)
         print(f"\n## {name}: errors of block means, CLIC 2025 validation")
         block_means(model, parts)
+    if options.golden:
+        return 0
     print("\n## AVIF: errors of block means, CLIC 2025 validation")
     block_means({name: avif[name] for name in ("q5", "q12", "q20", "q28", "q45", "q68")}, parts)
     return 0

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from helpers_hfd import LAPPED, LEVELS, NETWORK, SMALL, autoencoder, decoder, picture, write
+from helpers_hfd import LEVELS, NETWORK, SMALL, autoencoder, decoder, picture, write
 from safetensors.torch import save_file
 
 from hfdbench.errors import StreamError
@@ -20,7 +20,7 @@ from hfdbench.hfd.lapped import FINE, cheaper, passes
 from hfdbench.hfd.weights import load_into, read_autoencoder, read_decoder
 
 
-@pytest.fixture(scope="module", params=[SMALL, LAPPED, LEVELS], ids=["elic", "lapped", "levels"])
+@pytest.fixture(scope="module", params=[SMALL, LEVELS], ids=lambda config: config.architecture)
 def model(request):
     return autoencoder(config=request.param)
 
