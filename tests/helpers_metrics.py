@@ -1,10 +1,11 @@
-"""An Inception with random weights, made so that its features differ between pictures as the real one's do."""
+"""Networks with random weights; an Inception made so that its features differ between pictures as the real one's do."""
 
 import io
 from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 
@@ -53,3 +54,21 @@ def theirs(weights: Path, images: list[np.ndarray], batch: int = 8) -> torch.Ten
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     with torch.inference_mode():
         return torch.cat([net(part)[0] for part in pixels.split(batch)])
+
+
+def random_network(path: Path, name: str, seed: int = 0) -> Path:
+    """Weights as torchvision stores them. The classifier, which nobody reads, is one zero seen many times: a small file."""
+    with torch.device("meta"):
+        shapes = {
+            key: value.shape for key, value in getattr(torchvision.models, name)(weights=None).state_dict().items()
+        }
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for key, shape in shapes.items():
+        if key.startswith("classifier"):
+            state[key] = torch.zeros(1).expand(shape)
+        else:
+            fan_in = np.prod(shape[1:])
+            state[key] = torch.randn(shape, generator=generator) * (2 / fan_in) ** 0.5
+    torch.save(state, path)
+    return path

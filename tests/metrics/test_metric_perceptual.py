@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers_metrics import random_network
 from PIL import Image
 
 from hfdbench.cards.schema import CodecCard
@@ -37,24 +38,6 @@ def offline(monkeypatch, tmp_path):
     for name in ("https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-
-
-def random_network(path: Path, name: str, seed: int = 0) -> Path:
-    """Weights as torchvision stores them. The classifier, which nobody reads, is one zero seen many times: a small file."""
-    with torch.device("meta"):
-        shapes = {
-            key: value.shape for key, value in getattr(torchvision.models, name)(weights=None).state_dict().items()
-        }
-    generator = torch.Generator().manual_seed(seed)
-    state = {}
-    for key, shape in shapes.items():
-        if key.startswith("classifier"):
-            state[key] = torch.zeros(1).expand(shape)
-        else:
-            fan_in = np.prod(shape[1:])
-            state[key] = torch.randn(shape, generator=generator) * (2 / fan_in) ** 0.5
-    torch.save(state, path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers_metrics import patches as textures
-from helpers_metrics import random_weights, theirs
+from helpers_metrics import random_network, random_weights, theirs
 from PIL import Image
 from pytorch_msssim import ms_ssim
 from skimage.metrics import peak_signal_noise_ratio
@@ -119,6 +119,24 @@ def test_the_values_of_others(originals, decoded, inception):
     # With subsets of all features but no replacement, torch-fidelity's is the estimate over all of them.
     kid = kid_features_to_metric(*features, kid_subsets=1, kid_subset_size=COUNT, verbose=False)
     assert ours["kid"] == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-4)
+
+
+def test_lpips_of_the_package_lpips(tmp_path, originals, decoded, monkeypatch):
+    lpips = pytest.importorskip("lpips", reason="the package lpips is not here: pip install lpips")
+    pytest.importorskip("torchmetrics", reason="LPIPS needs torchmetrics: pip install 'hfdbench[perceptual]'")
+    place = tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth"
+    place.parent.mkdir(parents=True)
+    random_network(place, "alexnet")
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    net = lpips.LPIPS(net="alex", verbose=False)
+    sides = [
+        [torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1 for image in pixels(folder)]
+        for folder in (originals, decoded)
+    ]
+    with torch.no_grad():
+        theirs_ = np.mean([net(*pair).item() for pair in zip(*sides, strict=True)])
+    found = measure(originals, decoded, metrics=["lpips"], weights={"lpips": place}).values["lpips"]
+    assert found.value == pytest.approx(theirs_, rel=1e-4) and found.lo < found.value < found.hi
 
 
 def test_identical_folders(originals):
