@@ -210,7 +210,7 @@ def _measured(out: Path, wanted: set[tuple] | None = None) -> list[Measured]:
     found = []
     trials = Results.of(out).trials()
     if not trials:
-        raise UsageError(f'{out / "points"}: no points yet; "hfdbench run" writes them')
+        raise UsageError(f"{out / 'points'}: no points yet; hfdbench run --codec ID --dataset ID --out {out}")
     for trial in trials:
         row = trial.row
         if wanted is not None and tuple(row[name] for name in ("codec", "point", "dataset", "seed")) not in wanted:

@@ -72,19 +72,19 @@ def _codec(card: CodecCard, named: Iterable[Path]) -> Diagnosis:
                     pool.ask(card, point.id, {})
             except Unavailable as error:
                 where = f"point {point.id}: " if number else ""
-                return Diagnosis(name, f"not here{_untried(card)}: {where}{error.reason}", error.hint)
+                return Diagnosis(name, f"not here: {_untried(card)}{where}{error.reason}", error.hint)
             except CodecFailed as error:
                 if error.type == "Unavailable":
                     reason, _, hint = error.message.rpartition("; ")
-                    return Diagnosis(name, f"not here{_untried(card)}: {reason or hint}", hint if reason else "")
-                return Diagnosis(name, f"broken{_untried(card)}: point {point.id}: {error}", broken=True)
+                    return Diagnosis(name, f"not here: {_untried(card)}{reason or hint}", hint if reason else "")
+                return Diagnosis(name, f"broken: {_untried(card)}point {point.id}: {error}", broken=True)
             except Exception as error:  # whatever a library raises; the doctor goes on
                 return Diagnosis(name, f"broken: point {point.id}: {error}", broken=True)
-    return Diagnosis(name, f"works, {len(card.points)} points" + _untried(card))
+    return Diagnosis(name, f"works, {len(card.points)} points" + (", untried" if card.untried else ""))
 
 
 def _untried(card: CodecCard) -> str:
-    return " (untried)" if card.untried else ""
+    return "untried, " if card.untried else ""
 
 
 def _seal() -> Diagnosis:

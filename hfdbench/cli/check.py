@@ -36,7 +36,10 @@ def gate(
         print("\n".join(str(path) for path in gate.accept(run, accept, codec or ())))
         return
     if against is None or accept is not None:
-        raise UsageError("give either --against BASELINE or --accept BASELINE")
+        raise UsageError(
+            f"give either --against or --accept; hfdbench gate {run} --accept bench/baseline makes a baseline, "
+            f"hfdbench gate {run} --against bench/baseline compares with it"
+        )
     report = gate.check(run, against, choose(GateCard, [card], cards or ())[0], codec or ())
     gate_text.tell(report, junit, markdown)
     raise typer.Exit(report.exit_code)

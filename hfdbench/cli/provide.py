@@ -167,7 +167,7 @@ def train(
     from hfdbench.training import launch
 
     if (recipe is None) == (campaign is None):
-        raise UsageError("give either a recipe or --campaign FILE")
+        raise UsageError("give either a recipe or --campaign FILE; hfdbench train elic --data PHOTOGRAPHS --out FOLDER")
     if data is None or (out is None and not dry_run):
         raise UsageError(f"{'--data' if data is None else '--out'} is missing; give a folder")
     job = launch.Job(

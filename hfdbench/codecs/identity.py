@@ -133,9 +133,14 @@ def tolerance(card: CodecCard) -> int:
 
 
 def provide(card: CodecCard, point_id: str) -> None:
-    """Make the Python that a card asks for, if it is not there, once its weights are known to be. Raises as `identity` does."""
+    """Make the Python that a card asks for, if it is not there, once all else that it names is. Raises as `identity` does."""
     if card.python:
         plan = blueprint(card, point_id)
+        for name in (name for word in _words(plan.options) for name in ENVIRONMENT.findall(word)):
+            if not os.environ.get(name):
+                raise Unavailable(
+                    f"{card.id}: the environment variable {name} is not set", str(plan.options.get("hint", ""))
+                )
         for entry in plan.weights:
             verified(plan, entry)
         environments.make(card.id, card.python)

@@ -132,7 +132,7 @@ def _open(request: Request) -> Dataset:
     try:
         return open_dataset(spec, cards=request.cards, data_root=root, limit=request.limit)
     except Unavailable as error:
-        raise UsageError(f"dataset {spec}: {error}") from None
+        raise UsageError(str(error) if spec in str(error) else f"dataset {spec}: {error}") from None
 
 
 def _id(name: str, what: str) -> str:

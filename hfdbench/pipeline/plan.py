@@ -172,7 +172,7 @@ def make_plan(request: Request) -> Plan:
         try:
             datasets.append(open_dataset(spec, cards=request.cards, data_root=root, limit=request.limit))
         except Unavailable as error:
-            raise UsageError(f"dataset {spec}: {error}") from None
+            raise UsageError(str(error) if spec in str(error) else f"dataset {spec}: {error}") from None
     every = find_cards(CodecCard, request.cards) if any(card.streams for card in request.codecs) else {}
     trials, skipped = [], []
     for card in {card.id: card for card in request.codecs}.values():

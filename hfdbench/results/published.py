@@ -134,7 +134,9 @@ def read_csv(path: Path) -> pd.DataFrame:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = [line for line in csv.reader(file, strict=True) if any(map(str.strip, line))]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}; check its name and permissions") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read ({error}); save it as CSV in UTF-8") from None
     if not lines:
         raise UsageError(f"{path}: is empty; give a head line and a row for each value")

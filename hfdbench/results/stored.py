@@ -198,7 +198,10 @@ class Results:
         """Return the whole points table, one row per trial, by name. Raises UsageError when it is empty."""
         trials = self.trials()
         if not trials:
-            raise UsageError(f'{self.folder.root / "points"}: no points yet; "hfdbench run" writes them')
+            raise UsageError(
+                f"{self.folder.root / 'points'}: no points yet; "
+                f"hfdbench run --codec jpeg --dataset samples --out {self.folder.root}"
+            )
         return pa.Table.from_pylist([dict(trial.row) for trial in trials], POINTS).to_pandas()
 
     def commit(self) -> str:

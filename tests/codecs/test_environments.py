@@ -104,6 +104,13 @@ def test_what_cannot_be_made_says_why_and_is_not_used(cache, monkeypatch, capsys
         load_codec(own, "a")
 
 
+def test_nothing_is_installed_for_a_codec_that_cannot_work_anyhow(cache, monkeypatch):
+    monkeypatch.delenv("HFDBENCH_TCM", raising=False)
+    with pytest.raises(Unavailable, match=r"tcm: the environment variable HFDBENCH_TCM is not set; git clone "):
+        provide(find_cards(CodecCard)["tcm"], "l0.05")
+    assert not (cache / "environments").exists()
+
+
 def wheel(folder: Path, name: str, version: str) -> Path:
     """A package of nothing."""
     path, info = folder / f"{name}-{version}-py3-none-any.whl", f"{name}-{version}.dist-info"
