@@ -1,16 +1,20 @@
 """Parquet files that exist whole or not at all, and are checked when they are read.
 
 Conventions: the metadata of a run is JSON under the schema's key `hfdbench`. The footer's key `hfdbench.file` holds the
-schema version, the number of rows and the sha256 of that JSON; pages carry checksums. A file that does not agree with
-its own record, or with what the reader asks for, is a DamagedFile: never a shorter table, never another number.
+schema version, the number of rows, the sha256 of that JSON, and length and CRC of the data before the footer; the footer's
+own CRC stands between both, where readers of Parquet look at nothing. A file that does not agree with its own record, or with
+what the reader asks for, is a DamagedFile: never a shorter table, never another number.
 """
 
 import hashlib
 import json
 import os
+import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +24,7 @@ from hfdbench.files.atomic import replacing
 from hfdbench.results.schema import VERSION, completed
 
 RUN, FILE = b"hfdbench", b"hfdbench.file"  # keys of the metadata: of the run, of the file itself
+CRC = struct.Struct("<I")
 KNOWN = {RUN, FILE, b"ARROW:schema", b"pandas"}
 
 
@@ -68,7 +73,7 @@ def write_batches(
     """Write a stream of batches as `write_table` does, in row groups of `rows` however the batches are cut."""
     text = json.dumps(metadata, sort_keys=True).encode()
     schema = schema.with_metadata({RUN: text})
-    with replacing(path, once=once) as temporary, open(temporary, "wb") as file:
+    with replacing(path, once=once) as temporary, open(temporary, "w+b") as file:
         _lock(file.fileno())  # freed by the kernel when this process dies: how `sweep` knows an orphan
         with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
             count = 0
@@ -77,7 +82,15 @@ def write_batches(
                 count += len(table)
             record = {"schema": VERSION, "rows": count, "sha256": hashlib.sha256(text).hexdigest()}
             record["columns"] = _columns_sha256(schema)
+            record["pages"] = file.tell()
+            file.seek(0)
+            record["crc32"] = _crc32(file, record["pages"])
+            file.seek(record["pages"])
             writer.add_key_value_metadata({FILE: json.dumps(record).encode()})
+        file.seek(record["pages"])
+        footer = file.read()
+        file.seek(record["pages"])
+        file.write(CRC.pack(zlib.crc32(footer)) + footer)
 
 
 def _lock(handle: int) -> None:
@@ -116,10 +129,19 @@ def _regrouped(schema: pa.Schema, batches: Iterable[pa.RecordBatch], rows: int) 
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[pq.ParquetFile]:
+def _readable(path: Path, whole: bool = False) -> Iterator[pq.ParquetFile]:
+    """Open a file; `whole`: check every byte before its footer, too."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _check_record(path, file)
+        with open(path, "rb") as stream, pq.ParquetFile(stream, page_checksum_verification=True) as file:
+            record = _check_record(path, file)
+            if "pages" in record:
+                stream.seek(record["pages"])
+                expected, footer = stream.read(CRC.size), stream.read()
+                if expected != CRC.pack(zlib.crc32(footer)):
+                    raise DamagedFile(path, "its footer was changed")
+                stream.seek(0)
+                if whole and _crc32(stream, record["pages"]) != record["crc32"]:  # pages' own leave out their headers
+                    raise DamagedFile(path, "its data were changed")
             yield file
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file; run it again") from None
@@ -129,15 +151,15 @@ def _readable(path: Path) -> Iterator[pq.ParquetFile]:
         raise DamagedFile(path, (str(error).splitlines() or [type(error).__name__])[0]) from None
 
 
-def _check_record(path: Path, file: pq.ParquetFile) -> None:
-    """Check what a file says of itself. Raises UsageError for one of a newer version, DamagedFile for any other fault."""
+def _check_record(path: Path, file: pq.ParquetFile) -> dict:
+    """Check what a file says of itself and return it. Raises UsageError for a newer version, DamagedFile for any other fault."""
     footer = file.metadata.metadata or {}
     if unknown := footer.keys() - KNOWN:
         raise DamagedFile(path, f"unknown metadata {min(unknown)!r}")
     if RUN not in footer:
         raise DamagedFile(path, "no metadata of hfdbench")
     if FILE not in footer:
-        return  # of version 1, or of another program
+        return {}  # of version 1, or of another program
     record = json.loads(footer[FILE])
     if record["schema"] > VERSION:
         raise UsageError(
@@ -149,6 +171,15 @@ def _check_record(path: Path, file: pq.ParquetFile) -> None:
         raise DamagedFile(path, "its columns were changed")
     if record["sha256"] != hashlib.sha256(_run_metadata(file)).hexdigest():
         raise DamagedFile(path, "its metadata was changed")
+    return record
+
+
+def _crc32(file: BinaryIO, length: int) -> int:
+    """Of the next `length` bytes."""
+    found = 0
+    while length and (part := file.read(min(length, 1 << 20))):
+        found, length = zlib.crc32(part, found), length - len(part)
+    return found
 
 
 def _columns_sha256(schema: pa.Schema) -> str:
@@ -184,7 +215,7 @@ def read_table(path: Path, columns: list[str] | None = None, schema: pa.Schema |
     UsageError
         There is no such file, or a newer hfdbench wrote it.
     """
-    with _readable(path) as file:
+    with _readable(path, whole=True) as file:
         if schema is None:
             table = file.read(columns=columns)
         else:
@@ -218,7 +249,7 @@ def read_schema(path: Path) -> pa.Schema:
 
 def read_batches(path: Path, schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
     """Read the row groups of a file, one in memory at a time, checked as `read_table` checks the whole."""
-    with _readable(path) as file:
+    with _readable(path, whole=True) as file:
         if schema is not None:
             _check_schema(path, file, schema)
         for group in range(file.num_row_groups):
