@@ -114,7 +114,12 @@ def point_row(trial: Trial, every: list[dict], compared: list[Compared], absent:
     row["status"] = "ok" if not failed else "partial" if rows else "failed"
     notes = [f"{failed} of {len(every)} images failed"] if failed else []
     if rows:
-        row |= _rate(rows) | distortion_row(rows) | _times(rows)
+        row |= _rate(rows) | distortion_row(rows)
+        classes = {r["processor"] for r in rows if r.get("processor")}
+        if len(classes) > 1:  # of shards on different machines
+            notes.append(f"no times: decoded on {len(classes)} classes of processors, see images/")
+        else:
+            row |= _times(rows)
         if row["identical"]:
             notes.append(f"PSNR has no mean: {row['identical']} images are identical to their originals")
     if failed:

@@ -38,6 +38,14 @@ def test_what_differs_in_more_than_the_seed_stays():
     assert mean_of_seeds(rows).equals(rows)
 
 
+def test_times_of_several_classes_of_processors_are_not_averaged():
+    same = {"codec": "a", "point": "q1", "dataset": "d", "device": "cpu", "status": "ok", "images": 4, "bytes": 9}
+    rows = [
+        same | {"seed": seed, "processor": name, "fid": 1.0, "decode_s": 1.0 + seed} for seed, name in enumerate("xxyy")
+    ]
+    assert mean_of_seeds(pd.DataFrame(rows))[["processor", "decode_s"]].to_numpy().tolist() == [["x", 1.5], ["y", 3.5]]
+
+
 def test_intervals_hold_the_spread_of_the_seeds(tmp_path):
     """Four stored seeds of one point: their mean, and an interval wider than the images alone would make it."""
     for seed in range(4):

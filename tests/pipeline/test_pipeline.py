@@ -25,7 +25,8 @@ from hfdbench.cards.schema import CodecCard
 from hfdbench.datasets.dataset import open_dataset
 from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution.patches import patches
-from hfdbench.pipeline.plan import Request
+from hfdbench.pipeline.aggregate import point_row
+from hfdbench.pipeline.plan import Request, make_plan
 from hfdbench.pipeline.run import merge, run, score
 from hfdbench.results import parquet
 
@@ -122,6 +123,16 @@ def test_numbers_of_a_trial(tmp_path):
     assert metadata["card"]["id"] == "mine" and metadata["dataset_sha256"] == dataset.sha256
     assert {"hfdbench", "numpy", "pillow", "torch"} <= metadata["versions"].keys()
     assert {"cpu", "threads", "seed", "started_utc", "device", "commit"} <= metadata.keys()
+
+
+def test_times_of_shards_on_several_classes_of_processors_are_not_averaged(tmp_path):
+    request = Request(codecs=(codec(),), datasets=(pictures(tmp_path / "p", 2),), out=tmp_path / "out")
+    run(request)
+    (trial,) = make_plan(request).trials
+    rows = parquet.read_table(one_file(request.out / "images")).to_pylist()
+    assert point_row(trial, rows, [], [])["decode_s"] > 0
+    mixed = point_row(trial, [rows[0], rows[1] | {"processor": "another"}], [], [])
+    assert "decode_s" not in mixed and "decoded on 2 classes of processors" in mixed["note"] and mixed["psnr_db"] > 0
 
 
 def test_again_skips_what_is_done(tmp_path):
