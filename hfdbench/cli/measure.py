@@ -9,10 +9,12 @@ import typer
 from hfdbench.cli.options import (
     Cards,
     Codecs,
+    Config,
     DataRoot,
     Datasets,
     Device,
     DeviceOption,
+    EngineName,
     Features,
     Inception,
     KindOption,
@@ -25,6 +27,7 @@ from hfdbench.cli.options import (
     Seeds,
     Weights,
     Workers,
+    as_toml,
 )
 from hfdbench.cli.terminal import Bar, chosen, tell
 from hfdbench.errors import UsageError
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 
 def run(
+    ctx: typer.Context,
     codec: Codecs,
     dataset: Datasets,
     point: Points = None,
@@ -60,7 +64,23 @@ def run(
             "--verify", min=0, help="Decode N stored streams of every point again; other pixels are an error."
         ),
     ] = 0,
+    engine: Annotated[
+        EngineName | None,
+        typer.Option("--engine", help="local; processes of this machine that measure, too; ray: those of a cluster."),
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option("--devices", help="GPUs of worker processes: how many, or ids by commas; implies processes."),
+    ] = None,
+    address: Annotated[str | None, typer.Option("--address", help="Of the Ray cluster [auto].")] = None,
+    engine_config: Annotated[
+        Path | None, typer.Option("--engine-config", help="TOML file of the engine and what its workers take.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    config: Config = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print these options as a file for --config, and do nothing.")
+    ] = False,
     inception: Inception = None,
     feature: Features = None,
     metric: Metrics = None,
@@ -69,9 +89,13 @@ def run(
     cards: Cards = None,
 ) -> None:
     """Encode, decode and measure. What is measured already is skipped; a stopped run continues."""
+    if print_config:
+        print(as_toml(ctx), end="")
+        return
     from hfdbench.cards.find import choose
     from hfdbench.cards.schema import CodecCard
-    from hfdbench.pipeline import run as pipeline
+    from hfdbench.pipeline.engines.driver import carry_out
+    from hfdbench.pipeline.engines.settings import chosen as chosen_engine
     from hfdbench.pipeline.plan import Request
 
     request = Request(
@@ -97,8 +121,9 @@ def run(
         metrics=tuple(metric or ()),
         weights=files(weights),
     )
+    by = chosen_engine(engine_config, engine and engine.value, devices, address)
     with Bar() as progress:
-        summary = pipeline.run(request, progress)
+        summary = carry_out(request, by, progress)
     tell([summary])
 
 
@@ -117,6 +142,7 @@ def merge(
     weights: Weights = None,
     data_root: DataRoot = None,
     cards: Cards = None,
+    config: Config = None,
 ) -> None:
     """Finish what `run --shard` began, once every shard is done. Takes the same options; encodes and decodes nothing."""
     from hfdbench.cards.find import choose

@@ -1,8 +1,8 @@
 """Options that several commands share."""
 
-from enum import StrEnum
+from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,6 +32,12 @@ class Exchange(StrEnum):
 class Foreign(StrEnum):
     compressai = "compressai"
     csv = "csv"
+
+
+class EngineName(StrEnum):
+    local = "local"
+    processes = "processes"
+    ray = "ray"
 
 
 class KindOption(StrEnum):
@@ -95,3 +101,51 @@ DeviceOption = Annotated[
 ]
 Workers = Annotated[int, typer.Option("--workers", help="Images coded at once, each in processes of its own.")]
 JSON = Annotated[bool, typer.Option("--json", help="Same as --format json.")]
+
+
+def _configured(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Take the options of a file as defaults: what the command line gives counts more."""
+    if path is None or ctx.resilient_parsing:
+        return path
+    from hfdbench.cards.schema import read_toml
+    from hfdbench.errors import UsageError, unknown
+
+    known = {parameter.name for parameter in ctx.command.params if parameter.name}
+    values = read_toml(path)
+    for name in values:
+        if name not in known | IN_RUN:
+            raise UsageError(f"{path}: {unknown('option', name, known)}")
+    ctx.default_map = {**(ctx.default_map or {}), **{name: value for name, value in values.items() if name in known}}
+    return path
+
+
+IN_RUN = frozenset(  # options of a run that `merge`, which reads the same file, has no use for
+    ["workers", "timeout_s", "require_seal", "retry_failed", "verify", "engine", "devices", "address", "engine_config"]
+)
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        is_eager=True,
+        callback=_configured,
+        help="TOML file of these options; the command line counts more.",
+    ),
+]
+
+
+def as_toml(ctx: typer.Context) -> str:
+    """The options of a command that are not their defaults, as `--config` reads them."""
+    import tomli_w
+
+    found: dict[str, Any] = {}
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        value = ctx.params.get(name)
+        if value is None or name in ("config", "print_config") or value == parameter.default:
+            continue
+        found[name] = [_plain(each) for each in value] if isinstance(value, list | tuple) else _plain(value)
+    return tomli_w.dumps({name: value for name, value in found.items() if value != []})
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value

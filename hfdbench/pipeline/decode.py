@@ -201,6 +201,8 @@ def _measure(
         return row, None, None
     row["pixels"] = pixels = row["width"] * row["height"]
     row["bpp"] = row["bytes"] * 8 / pixels
+    if session.request.give_up:
+        return row | {"error": session.request.give_up, "passing": True}, None, None
     try:
         if pictures is not None:
             image = read_image(pictures[stream["image"]])

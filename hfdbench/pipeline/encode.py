@@ -69,6 +69,8 @@ def _encode_image(session: Session, trial: Trial, index: int, pool: Pool) -> dic
     if trial.given is not None:
         return _given_row(trial, trial.given, index)
     row = {"image": index, "name": trial.dataset.names[index], "status": "error", **session.place}
+    if session.request.give_up:
+        return row | {"error": session.request.give_up, "passing": True}
     try:
         image = trial.dataset.load(index)
         row |= {"height": image.shape[0], "width": image.shape[1]}

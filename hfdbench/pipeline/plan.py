@@ -51,6 +51,8 @@ class Request:
     seeds : int
         Decode with so many seeds, from `seed` on, what is not of kind classical; decoders to which the seed makes no
         difference decode once.
+    give_up : str
+        Why images that are not done become error rows without being tried; empty: they are done.
     """
 
     codecs: tuple[CodecCard, ...]
@@ -74,6 +76,7 @@ class Request:
     shard: tuple[int, int] | None = None
     verify: int = 0
     seeds: int = 1
+    give_up: str = ""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from hfdbench.results.work import discard, prepare
 if TYPE_CHECKING:
     import pandas as pd
 
-Mode = Literal["run", "score", "merge"]
+Mode = Literal["run", "score", "merge", "finish"]
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,9 @@ def carry_out(
         What it was made from.
     plan : Plan
     progress : Progress
-    mode : {"run", "score", "merge"}
-        What may be done: everything; nothing that encodes; nothing that encodes or decodes.
+    mode : {"run", "score", "merge", "finish"}
+        What may be done: everything; nothing that encodes; nothing that encodes or decodes. "merge" refuses a request of
+        which images are missing, "finish" fails those trials alone.
     notes : iterable of str
         What the user must know beforehand.
     """
@@ -139,13 +140,17 @@ def carry_out(
             session.note(f"would run {trial.label}: {', '.join(need.steps)}")
     else:
         _discard_work(session, needs)
-        if mode == "merge":
+        if mode in ("merge", "finish"):
             for trial in [t for t in todo if t.seed != request.seed and not session.folder.work(t.trial_key).exists()]:
                 del todo[trial]  # no shard has decoded with this seed: it makes no difference
-            _refuse_incomplete(session, todo)
+            for trial, why in _incomplete(session, todo):
+                if mode == "merge":
+                    raise UsageError(why)
+                _failed(session, outcome, trial, why)
+                del todo[trial]
         if todo:
             done = _do(session, todo, outcome, mode)
-        if request.verify and mode == "run":
+        if request.verify and mode in ("run", "finish"):
             _verify(session, [*existing, *done], outcome)
     if request.shard:
         session.note(f"shard {request.shard[0]}/{request.shard[1]} is done; when all are: hfdbench merge")
@@ -185,8 +190,9 @@ def _discard_work(session: Session, needs: Mapping[Trial, Need]) -> None:
             discard(session.folder, trial.trial_key)
 
 
-def _refuse_incomplete(session: Session, todo: Mapping[Trial, Need]) -> None:
-    """Raise UsageError when images of a table are neither stored nor in pieces."""
+def _incomplete(session: Session, todo: Mapping[Trial, Need]) -> list[tuple[Trial, str]]:
+    """Trials of which images are neither stored nor in pieces, and what to do about it."""
+    found = []
     for trial, need in todo.items():
         tables = [(trial.stream_key, "streams", schema.STREAMS)] if need.encode else []
         tables += [(trial.trial_key, "images", schema.IMAGES)] if need.images else []
@@ -198,11 +204,14 @@ def _refuse_incomplete(session: Session, todo: Mapping[Trial, Need]) -> None:
             count = len(trial.dataset.names)
             missing = session.pieces(key, table, columns, "image").missing(range(count))
             if missing:
-                raise UsageError(
+                why = (
                     f"{trial.label}: {len(missing)} of {count} images are not in {table} yet, the first is image "
                     f"{missing[0]}; run the shard that holds it (of N shards, the one with the number "
                     f"floor({missing[0]} N / {count}) or the next), with the same codecs, weights and versions"
                 )
+                found.append((trial, why))
+                break
+    return found
 
 
 # ---- doing it
@@ -222,7 +231,7 @@ def _do(session: Session, todo: dict[Trial, Need], outcome: _Outcome, mode: Mode
     for name in {extractor.name for _, extractor in references}.union(*(need.features for need in todo.values())):
         instruments.network(name)  # damaged weights are found before the first encode
     with _pool(session, "encoder", images) as pool:
-        if mode != "merge":
+        if mode not in ("merge", "finish") and not session.request.give_up:
             _probe(session, todo, pool, outcome)
         encodes = {t.stream_name: t for t, need in todo.items() if need.encode}
         decodes = [trial for trial, need in todo.items() if need.decode]
@@ -239,7 +248,12 @@ def _do(session: Session, todo: dict[Trial, Need], outcome: _Outcome, mode: Mode
         for trial, need in todo.items():
             if trial.label in outcome.failed:
                 continue
-            if need.images and not need.again and trial.seed != session.request.seed and mode != "merge":
+            if (
+                need.images
+                and not need.again
+                and trial.seed != session.request.seed
+                and mode not in ("merge", "finish")
+            ):
                 same = trial.codec.id, trial.point, trial.dataset.id
                 if same not in once:
                     once[same] = not samples(session, trial, pool)

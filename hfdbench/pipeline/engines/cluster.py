@@ -1,0 +1,137 @@
+"""Workers that are actors of a Ray cluster.
+
+Conventions: an actor is never restarted by Ray: the driver starts another. A call that failed may still be running: an actor
+that cannot be reached is not an actor that is dead. Hosts need the same version of hfdbench, the weights and the images at
+the same paths, and the results folder; a host whose results would be others is left out, by name.
+"""
+
+from concurrent.futures import Future
+from typing import Any
+
+from hfdbench.errors import Unavailable, UsageError
+from hfdbench.pipeline.engines.queue import Lost
+from hfdbench.pipeline.engines.settings import Engine
+from hfdbench.pipeline.engines.worker import Hello, Report, Unit, Wrong, difference, do, hello
+from hfdbench.pipeline.plan import Request
+
+START_S = 180.0  # until an actor has a place and has read the images' hashes
+
+
+class Cluster:
+    """A connection to a cluster.
+
+    Parameters
+    ----------
+    engine : Engine
+        Its address and what an actor takes.
+    request : Request
+        What the units are parts of.
+
+    Raises
+    ------
+    Unavailable
+        Ray is not installed.
+    UsageError
+        No cluster at that address.
+    """
+
+    def __init__(self, engine: Engine, request: Request):
+        try:
+            import ray
+        except ImportError:
+            raise Unavailable("--engine ray needs Ray", "pip install 'hfdbench[ray]'") from None
+        self._ray: Any = ray
+        try:
+            ray.init(address=engine.address, logging_level="ERROR", log_to_driver=False, namespace="hfdbench")
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise UsageError(
+                f"--address {engine.address}: no Ray cluster answers ({_first_line(error)}); start one with: ray start --head"
+            ) from None
+        self._request = ray.put(request)
+        self._mine = hello(request)
+        self._actor = ray.remote(num_cpus=engine.cpus, num_gpus=engine.gpus, max_restarts=0)(_Host)
+        self.notes: list[str] = []
+        resources = ray.cluster_resources()
+        room = resources.get("CPU", 0) // engine.cpus
+        if engine.gpus:
+            room = min(room, resources.get("GPU", 0) // engine.gpus)
+        if room < 1:
+            self.close()
+            raise UsageError(
+                f"--address {engine.address}: no host has {engine.cpus:g} cores and {engine.gpus:g} GPUs for a worker; "
+                "ask for less in the engine file (cpus, gpus)"
+            )
+        self.room = int(room)
+
+    def start(self, count: int = 1) -> "list[Actor]":
+        """Start actors; those whose host would give other results are ended again and noted."""
+        if isinstance(self._mine, Wrong):
+            raise UsageError(self._mine.message)
+        actors = [Actor(self._ray, self._actor.remote()) for _ in range(count)]
+        kept = []
+        for actor, said in [(actor, actor.handle.hello.remote(self._request)) for actor in actors]:
+            try:
+                theirs = self._ray.get(said, timeout=START_S)
+            except self._ray.exceptions.RayError as error:
+                self.notes.append(f"an actor was lost before it began: {_first_line(error)}")
+                actor.end()
+                continue
+            why = theirs.message if isinstance(theirs, Wrong) else difference(self._mine, theirs)
+            if why:
+                self.notes.append(f"{theirs.host} is left out: {why}")
+                actor.end()
+                continue
+            actor.host, actor.request = theirs.host, self._request
+            kept.append(actor)
+        return kept
+
+    def close(self) -> None:
+        """End all actors and leave the cluster."""
+        self._ray.shutdown()
+
+
+class Actor:
+    """A worker on some host."""
+
+    def __init__(self, ray: Any, handle: Any):
+        self._ray, self.handle = ray, handle
+        self.host, self.request = "", None
+
+    def submit(self, unit: Unit) -> "Future[Report | Wrong]":
+        """Give it a unit. The future raises Lost."""
+        answer: Future[Report | Wrong] = Future()
+        errors = self._ray.exceptions
+
+        def arrived(found: Future) -> None:
+            error = found.exception()
+            if error is None:
+                answer.set_result(found.result())
+            elif isinstance(error, errors.RayTaskError):  # an exception of ours: a fault of hfdbench
+                answer.set_exception(error)
+            else:
+                answer.set_exception(Lost(_first_line(error)))
+
+        self.handle.do.remote(self.request, unit).future().add_done_callback(arrived)
+        return answer
+
+    def end(self) -> None:
+        """End it and all that it started."""
+        try:
+            self._ray.kill(self.handle)
+        except Exception as error:  # it is gone, and with it what it started
+            if not isinstance(error, (ValueError, self._ray.exceptions.RayError)):
+                raise
+
+
+class _Host:
+    """The actor."""
+
+    def hello(self, request: Request) -> Hello | Wrong:
+        return hello(request)
+
+    def do(self, request: Request, unit: Unit) -> Report | Wrong:
+        return do(request, unit)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
