@@ -5,6 +5,7 @@ that cannot be reached is not an actor that is dead. Hosts need the same version
 the same paths, and the results folder; a host whose results would be others is left out, by name.
 """
 
+import socket
 from concurrent.futures import Future
 from typing import Any
 
@@ -14,7 +15,8 @@ from hfdbench.pipeline.engines.settings import Engine
 from hfdbench.pipeline.engines.worker import Hello, Report, Unit, Wrong, difference, do, hello
 from hfdbench.pipeline.plan import Request
 
-START_S = 180.0  # until an actor has a place and has read the images' hashes
+CONNECT_S = 10.0
+START_S, RESTART_S = 180.0, 30.0  # until an actor has a place and has read the images' hashes
 
 
 class Cluster:
@@ -41,6 +43,7 @@ class Cluster:
         except ImportError:
             raise Unavailable("--engine ray needs Ray", "pip install 'hfdbench[ray]'") from None
         self._ray: Any = ray
+        _reach(engine.address)
         try:
             ray.init(address=engine.address, logging_level="ERROR", log_to_driver=False, namespace="hfdbench")
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -51,6 +54,7 @@ class Cluster:
         self._mine = hello(request)
         self._actor = ray.remote(num_cpus=engine.cpus, num_gpus=engine.gpus, max_restarts=0)(_Host)
         self.notes: list[str] = []
+        self._cpus, self._gpus = engine.cpus, engine.gpus
         resources = ray.cluster_resources()
         room = resources.get("CPU", 0) // engine.cpus
         if engine.gpus:
@@ -63,7 +67,17 @@ class Cluster:
             )
         self.room = int(room)
 
-    def start(self, count: int = 1) -> "list[Actor]":
+    def restart(self) -> "Actor":
+        """Start one actor, where there is room. Raises Lost."""
+        free = self._ray.available_resources()
+        if free.get("CPU", 0) < self._cpus or free.get("GPU", 0) < self._gpus:
+            raise Lost("the cluster has no room for another")
+        before = len(self.notes)
+        for actor in self.start(1, RESTART_S):
+            return actor
+        raise Lost("; ".join(self.notes[before:]))
+
+    def start(self, count: int, patience_s: float = START_S) -> "list[Actor]":
         """Start actors; those whose host would give other results are ended again and noted."""
         if isinstance(self._mine, Wrong):
             raise UsageError(self._mine.message)
@@ -71,7 +85,7 @@ class Cluster:
         kept = []
         for actor, said in [(actor, actor.handle.hello.remote(self._request)) for actor in actors]:
             try:
-                theirs = self._ray.get(said, timeout=START_S)
+                theirs = self._ray.get(said, timeout=patience_s)
             except self._ray.exceptions.RayError as error:
                 self.notes.append(f"an actor was lost before it began: {_first_line(error)}")
                 actor.end()
@@ -88,6 +102,19 @@ class Cluster:
     def close(self) -> None:
         """End all actors and leave the cluster."""
         self._ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Raise UsageError where nobody listens: Ray would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and port.isdecimal()):
+        return  # "auto", or a name that Ray knows
+    try:
+        socket.create_connection((host.removeprefix("ray://").strip("[]"), int(port)), CONNECT_S).close()
+    except OSError as error:
+        raise UsageError(
+            f"--address {address}: no Ray cluster answers ({error}); start one with: ray start --head"
+        ) from None
 
 
 class Actor:

@@ -75,7 +75,7 @@ def carry_out(request: Request, engine: Engine, progress: Progress | None = None
                 note(each)
             if not workers:
                 raise UsageError(f"--address {engine.address}: no host can do it: {'; '.join(notes)}")
-            start = _restarter(cluster, note)
+            start = cluster.restart
         else:
             devices = _assigned(engine, request)
             workers = [Process(request, device) for device in devices[:images]]
@@ -111,18 +111,6 @@ def carry_out(request: Request, engine: Engine, progress: Progress | None = None
 def _unfinished(request: Request, plan: Plan) -> bool:
     dry = pipeline.carry_out(replace(request, dry_run=True), plan, Silent())
     return any(note.startswith("would run ") for note in dry.notes)
-
-
-def _restarter(cluster: Cluster, note):
-    def start() -> queue.Worker:
-        found = cluster.start()
-        for each in cluster.notes:
-            note(each)
-        if not found:
-            raise queue.Lost(cluster.notes[-1])
-        return found[0]
-
-    return start
 
 
 def _assigned(engine: Engine, request: Request) -> list[str | None]:
