@@ -12,7 +12,7 @@ import typer
 import typer.core
 
 from hfdbench import __version__
-from hfdbench.cli import check, interrupts, look, measure, provide
+from hfdbench.cli import check, look, measure, provide
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.report.text import plain
 
@@ -68,19 +68,14 @@ for _commands in GROUPS.values():
 def main() -> None:
     """Run the command line. Errors that a user can act on become one line on stderr and exit code 2."""
     warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)  # CompressAI's business, not the user's
-    interrupts.install()
     try:
         app()
     except (UsageError, Unavailable) as error:
         print(f"hfdbench: {plain(error)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:  # the reader of our stdout has gone, as head does
         sys.stderr.close()
         sys.exit(0)
-    finally:
-        interrupts.settle()
 
 
 def version(wanted: bool) -> None:

@@ -79,3 +79,23 @@ main()
 def test_a_press_while_the_interpreter_ends_does_not_change_the_exit_code():
     run = subprocess.run([sys.executable, "-c", LATE], capture_output=True, timeout=60)
     assert run.returncode == 130, run.stderr.decode()
+
+
+EARLY = """
+import os, signal, sys
+signal.signal(2, signal.default_int_handler)
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "hfdbench.cli.measure":
+            os.kill(os.getpid(), 2)
+
+sys.meta_path.insert(0, Finder())
+from hfdbench.cli import main
+main()
+"""
+
+
+def test_a_press_while_the_commands_are_imported():
+    run = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, timeout=60, text=True)
+    assert run.returncode == 130 and "Traceback" not in run.stderr, run.stderr
