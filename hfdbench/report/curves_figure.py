@@ -280,7 +280,7 @@ def _marked(axes: Axes, name: str) -> tuple[float, float] | None:
         return None
     low, high = getattr(axes.dataLim, f"interval{name}")
     low, high = max(low, values.min() / 2), min(high, values.max() * 2)
-    margin = (high / low) ** 0.05
+    margin = (high / low) ** 0.05 if low < high else 1.5  # of a single mark
     return low / margin, high * margin
 
 

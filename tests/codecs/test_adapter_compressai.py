@@ -128,5 +128,5 @@ def test_cards_list_every_quality_of_the_zoo():
 
 @pytest.mark.parametrize("value", [0, 1, 127, 128, 300, 2**20, 2**40])
 def test_varint(value):
-    coded = adapter._varint(value)
-    assert adapter._read_varint(b"xx" + coded + b"y", 2) == (value, 2 + len(coded))
+    coded = adapter.varint(value)
+    assert adapter.read_varint(b"xx" + coded + b"y", 2) == (value, 2 + len(coded))
