@@ -5,6 +5,7 @@ that cannot be reached is not an actor that is dead. Hosts need the same version
 the same paths, and the results folder; a host whose results would be others is left out, by name.
 """
 
+import importlib
 import socket
 from concurrent.futures import Future
 from typing import Any
@@ -39,10 +40,10 @@ class Cluster:
 
     def __init__(self, engine: Engine, request: Request):
         try:
-            import ray
+            ray: Any = importlib.import_module("ray")  # an extra: absent from most installations
         except ImportError:
             raise Unavailable("--engine ray needs Ray", "pip install 'hfdbench[ray]'") from None
-        self._ray: Any = ray
+        self._ray = ray
         _reach(engine.address)
         try:
             ray.init(address=engine.address, logging_level="ERROR", log_to_driver=False, namespace="hfdbench")
@@ -122,7 +123,8 @@ class Actor:
 
     def __init__(self, ray: Any, handle: Any):
         self._ray, self.handle = ray, handle
-        self.host, self.request = "", None
+        self.host = ""
+        self.request: Any = None
 
     def submit(self, unit: Unit) -> "Future[Report | Wrong]":
         """Give it a unit. The future raises Lost."""
