@@ -52,3 +52,8 @@ def unknown(thing: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known) or 'none'}"
     return UsageError(f'no {thing} "{name}"; {hint}')
+
+
+def without_controls(text: str) -> str:
+    """Text of a program as a message may hold it: control characters, but for ends of lines, become spaces."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)

@@ -26,3 +26,14 @@ def data_root() -> Path:
     if not named or not Path(named).is_dir():
         pytest.skip("HFDBENCH_DATA names no folder of images and weights")
     return Path(named)
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No data, no cache and no Inception but what a test gives: neither from here nor from the network."""
+    for name in ("HFDBENCH_INCEPTION", "HFDBENCH_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from PIL import Image
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 
@@ -46,6 +47,13 @@ def patches(count: int, height: int = 256, width: int = 256, seed: int = 0) -> l
         fine = coarse.repeat(cell, 0).repeat(cell, 1)[:height, :width]
         made.append(fine.round().clip(0, 255).astype(np.uint8))
     return made
+
+
+def save_all(images: list[np.ndarray], folder: Path) -> Path:
+    """Write images as 0.png, 1.png ... into a folder; returns it."""
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return folder
 
 
 def theirs(weights: Path, images: list[np.ndarray], batch: int = 8) -> torch.Tensor:

@@ -11,17 +11,8 @@ import pytest
 import hfdbench
 from hfdbench.errors import StreamError, UsageError
 
+pytestmark = pytest.mark.usefixtures("offline")
 NOTEBOOK = Path(__file__).resolve().parent.parent / "docs" / "notebooks" / "python.ipynb"
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch, tmp_path):
-    for name in ("HFDBENCH_INCEPTION", "HFDBENCH_DATA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("https_proxy", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
 
 
 def test_importing_costs_nothing_heavy():

@@ -15,6 +15,7 @@ tests/bench/coverage_intervals.py, docs/protocol/statistics.md.
 import numpy as np
 
 from hfdbench.metrics.distribution import influence
+from hfdbench.metrics.registry import METRICS
 
 ROWS = 1024  # features whose kernel values are held at a time
 
@@ -34,6 +35,14 @@ def of_ratio(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
     """Deviations, to first order, of sum(numerators) / sum(denominators), such as all bits over all pixels."""
     numerators, denominators = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     return (numerators - numerators.sum() / denominators.sum() * denominators) / denominators.mean()
+
+
+def of_distance(
+    column: str, reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray, images: int
+) -> np.ndarray:
+    """Deviations of the distance in a column of the points table: `of_kid` or `of_frechet`, as the registry says."""
+    function = of_kid if METRICS[column].interval == "kid" else of_frechet
+    return function(reference, test, image_of_patch, images)
 
 
 def of_frechet(reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray, images: int) -> np.ndarray:

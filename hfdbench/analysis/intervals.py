@@ -138,9 +138,8 @@ def _distance_deviations(trial: StoredTrial, column: str) -> np.ndarray | None:
     found = trial.results.deviations(trial, column, METHOD, files)
     if found is None and files:
         (test, image_of_patch), (reference, _) = map(features, files)
-        function = deviations.of_kid if METRICS[column].interval == "kid" else deviations.of_frechet
         try:
-            found = function(reference, test, image_of_patch, trial.images)
+            found = deviations.of_distance(column, reference, test, image_of_patch, trial.images)
         except deviations.TooFewPatches:
             return None
         trial.results.keep_deviations(trial, column, METHOD, found)

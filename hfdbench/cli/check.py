@@ -1,7 +1,7 @@
 """Commands that check: gate, conform, doctor."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -9,9 +9,6 @@ from hfdbench.cli.options import Cards, DataRoot, Device, DeviceOption, Inceptio
 from hfdbench.cli.terminal import chosen
 from hfdbench.errors import UsageError
 from hfdbench.files.remote import located
-
-if TYPE_CHECKING:
-    pass
 
 
 def gate(

@@ -25,7 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from hfdbench.errors import Unavailable
+from hfdbench.errors import Unavailable, without_controls
 from hfdbench.files import places
 from hfdbench.files.atomic import write_text
 
@@ -145,8 +145,7 @@ def _with_numpy(requirements: Sequence[str]) -> list[str]:
 
 def _last_lines(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    text = "\n".join(lines[-LAST_LINES:])[-LAST_CHARACTERS:]
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+    return without_controls("\n".join(lines[-LAST_LINES:])[-LAST_CHARACTERS:])
 
 
 def _folder(requirements: Sequence[str]) -> Path:

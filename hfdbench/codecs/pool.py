@@ -33,7 +33,7 @@ from hfdbench.codecs.identity import named_files
 from hfdbench.codecs.protocol import base_card, beside, blueprint
 from hfdbench.codecs.sandbox import LEVELS, LIMIT, REFUSED, Policy
 from hfdbench.codecs.worker import LENGTHS, THREADS, exactly, send
-from hfdbench.errors import Unavailable, UsageError, unknown
+from hfdbench.errors import Unavailable, UsageError, unknown, without_controls
 from hfdbench.files import places
 from hfdbench.files.remote import on_disk
 
@@ -496,7 +496,7 @@ class _Malformed(ValueError):
 
 def _plain(text: object) -> str:
     """A message as one may print it: cut, and without control characters."""
-    kept = "".join(c if c.isprintable() or c == "\n" else " " for c in str(text)[: MESSAGE + 1])
+    kept = without_controls(str(text)[: MESSAGE + 1])
     return kept if len(kept) <= MESSAGE else kept[:MESSAGE] + "…"
 
 

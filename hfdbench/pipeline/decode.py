@@ -215,9 +215,8 @@ def _measure(
         original = trial.dataset.load(stream["image"])
     except (ImageError, CodecFailed) as error:
         return row | failure(error), None, None
-    if image.shape != original.shape:
-        (h, w, _), (height, width, _) = image.shape, original.shape
-        return row | {"error": f"decoded to {w}x{h} pixels, the original has {width}x{height}"}, None, None
+    if mismatch := pixel.size_mismatch(original, image):
+        return row | {"error": mismatch}, None, None
     row |= pixel.compare(original, image) | {"status": "ok"}
     row["pixels_sha256"] = hashlib.sha256(image.data).hexdigest()
     return row, image, original

@@ -18,15 +18,14 @@ from pathlib import Path
 from hfdbench.cards.find import choose, find_cards
 from hfdbench.cards.schema import CodecCard, Kind
 from hfdbench.codecs.identity import identity, provide, stream_key, trial_key
-from hfdbench.datasets.dataset import CROP, Dataset, open_dataset
+from hfdbench.datasets.dataset import CROP, Dataset
 from hfdbench.datasets.folder import pictures_in
 from hfdbench.datasets.ids import printable
 from hfdbench.datasets.image_files import image_suffix, picture_header
 from hfdbench.errors import ImageError, Unavailable, UsageError, unknown
-from hfdbench.files import places
 from hfdbench.files.digest import file_sha256
 from hfdbench.pipeline.pairing import Pairs, lossy_kind, paired, several
-from hfdbench.pipeline.plan import Given, Plan, Request, Trial
+from hfdbench.pipeline.plan import Given, Plan, Request, Trial, asked_dataset
 from hfdbench.pipeline.run import Summary, carry_out
 from hfdbench.progress import Progress, Silent
 from hfdbench.results.folder import ResultsFolder
@@ -99,7 +98,8 @@ def score_foreign(made: Foreign, request: Request, progress: Progress | None = N
         raise UsageError(f"{made.folder}: no such folder; give one that holds the decoded pictures or streams")
     if made.decoder and (made.sizes or made.estimated):
         raise UsageError("--bytes and --estimated are for pictures: streams are counted as they are")
-    dataset = _open(request)
+    (spec,) = request.datasets
+    dataset = asked_dataset(spec, request)
     card, point = _card(made, request)
     streams = bool(made.decoder)
     found, what = (_visible(made.folder), "stream") if streams else (pictures_in(made.folder), "decoded picture")
@@ -124,15 +124,6 @@ def score_foreign(made: Foreign, request: Request, progress: Progress | None = N
     trial = _trial(made, request, dataset, card, point, given)
     _refuse_others(made, request, trial)
     return carry_out(request, Plan((trial,), ()), progress or Silent(), notes=_report(dataset, failed, pairs))
-
-
-def _open(request: Request) -> Dataset:
-    (spec,) = request.datasets
-    root = places.data_root(request.data_root)
-    try:
-        return open_dataset(spec, cards=request.cards, data_root=root, limit=request.limit)
-    except Unavailable as error:
-        raise UsageError(str(error) if spec in str(error) else f"dataset {spec}: {error}") from None
 
 
 def _id(name: str, what: str) -> str:

@@ -9,6 +9,7 @@ import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from hfdbench.analysis import deviations
 from hfdbench.analysis.estimate import Estimate
-from hfdbench.datasets.dataset import Dataset, open_dataset
+from hfdbench.datasets.dataset import Dataset
 from hfdbench.datasets.folder import left_out, pictures_in, report_left_out
 from hfdbench.datasets.ids import FOLDER
 from hfdbench.datasets.image_files import read_image
@@ -32,7 +33,7 @@ from hfdbench.pipeline.aggregate import Features, distortion_row, feature_row
 from hfdbench.pipeline.features import FeatureBuffer
 from hfdbench.pipeline.instruments import Instruments, open_instruments, without
 from hfdbench.pipeline.pairing import lossy_kind, paired
-from hfdbench.pipeline.plan import Request
+from hfdbench.pipeline.plan import Request, asked_dataset
 from hfdbench.progress import Progress, Silent
 
 
@@ -142,7 +143,7 @@ def measure(
         data_root=data_root,
         device=device,
     )
-    dataset, folder = _open(originals, data_root), located(decoded).expanduser()
+    dataset, folder = asked_dataset(_spec(originals), request), located(decoded).expanduser()
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; give one that holds the decoded pictures")
     report_left_out(folder, left_out(folder))
@@ -164,14 +165,12 @@ def measure(
     return scores.conclude(dataset.subset(scores.images), tuple(lonely), _lossy(pairs.files.values()))
 
 
-def _open(originals: str | Path, data_root: Path | None) -> Dataset:
+def _spec(originals: str | Path) -> str:
+    """How a request names them: a dataset's id, or folder:PATH."""
     spec = str(originals)
     if os.sep in spec or Path(spec).is_dir():
-        spec = FOLDER + spec.removeprefix(FOLDER)
-    try:
-        return open_dataset(spec, data_root=data_root)
-    except Unavailable as error:
-        raise UsageError(str(error)) from None
+        return FOLDER + spec.removeprefix(FOLDER)
+    return spec
 
 
 def _lossy(paths: Iterable[Path]) -> list[str]:
@@ -224,9 +223,8 @@ class _Scores:
 
     def add(self, image: int, original: np.ndarray, decoded: np.ndarray) -> None:
         """Measure a pair. Raises ImageError when the two differ in size."""
-        if original.shape != decoded.shape:
-            (h, w, _), (height, width, _) = decoded.shape, original.shape
-            raise ImageError(f"decoded to {w}x{h} pixels, the original has {width}x{height}")
+        if mismatch := pixel.size_mismatch(original, decoded):
+            raise ImageError(mismatch)
         number = len(self.rows)
         self.images.append(image)
         self.rows.append(pixel.compare(original, decoded) | {"pixels": original.shape[0] * original.shape[1]})
@@ -297,13 +295,10 @@ def _distance_deviations(row: Mapping, reference: Features, test: Features, *, i
     """What each image does to the distances of a network that have an interval."""
     found = {}
     for column in row:
-        kind = METRICS[column].interval if column in METRICS else None
-        if kind is not None and images > 1:
-            function = deviations.of_kid if kind == "kid" else deviations.of_frechet
-            try:
-                found[column] = function(reference.array(), test.array(), test.images(), images)
-            except ValueError:  # too few patches for an interval, which is then missing
-                continue
+        if column in METRICS and METRICS[column].interval is not None and images > 1:
+            with suppress(deviations.TooFewPatches):
+                arrays = reference.array(), test.array(), test.images()
+                found[column] = deviations.of_distance(column, *arrays, images)
     return found
 
 

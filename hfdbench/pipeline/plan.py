@@ -148,10 +148,19 @@ class Plan:
     skipped: tuple[tuple[str, str], ...]
 
 
-def make_plan(request: Request) -> Plan:
-    """Check the request and list its trials. Raises UsageError for anything wrong that can be known beforehand."""
+def asked_dataset(spec: str, request: Request) -> "Dataset":
+    """Open a dataset that a request names. Raises UsageError when it is not here."""
     from hfdbench.datasets.dataset import open_dataset
 
+    root = places.data_root(request.data_root)
+    try:
+        return open_dataset(spec, cards=request.cards, data_root=root, limit=request.limit)
+    except Unavailable as error:
+        raise UsageError(str(error) if spec in str(error) else f"dataset {spec}: {error}") from None
+
+
+def make_plan(request: Request) -> Plan:
+    """Check the request and list its trials. Raises UsageError for anything wrong that can be known beforehand."""
     if request.workers < 1:
         raise UsageError(f"--workers {request.workers}: must be at least 1")
     if request.shard and not 0 <= request.shard[0] < request.shard[1]:
@@ -169,13 +178,7 @@ def make_plan(request: Request) -> Plan:
     for point in request.points:
         if point not in known:
             raise unknown("point", point, known)
-    root = places.data_root(request.data_root)
-    datasets = []
-    for spec in dict.fromkeys(request.datasets):
-        try:
-            datasets.append(open_dataset(spec, cards=request.cards, data_root=root, limit=request.limit))
-        except Unavailable as error:
-            raise UsageError(str(error) if spec in str(error) else f"dataset {spec}: {error}") from None
+    datasets = [asked_dataset(spec, request) for spec in dict.fromkeys(request.datasets)]
     every = find_cards(CodecCard, request.cards) if any(card.streams for card in request.codecs) else {}
     trials, skipped = [], []
     for card in {card.id: card for card in request.codecs}.values():

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Mode = Literal["run", "score", "merge", "finish"]
+MERGING = ("merge", "finish")  # modes in which the work was done by others
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def carry_out(
             session.note(f"would run {trial.label}: {', '.join(need.steps)}")
     else:
         _discard_work(session, needs)
-        if mode in ("merge", "finish"):
+        if mode in MERGING:
             for trial in [t for t in todo if t.seed != request.seed and not session.folder.work(t.trial_key).exists()]:
                 del todo[trial]  # no shard has decoded with this seed: it makes no difference
             for trial, why in _incomplete(session, todo):
@@ -231,7 +232,7 @@ def _do(session: Session, todo: dict[Trial, Need], outcome: _Outcome, mode: Mode
     for name in {extractor.name for _, extractor in references}.union(*(need.features for need in todo.values())):
         instruments.network(name)  # damaged weights are found before the first encode
     with _pool(session, "encoder", images) as pool:
-        if mode not in ("merge", "finish") and not session.request.give_up:
+        if mode not in MERGING and not session.request.give_up:
             _probe(session, todo, pool, outcome)
         encodes = {t.stream_name: t for t, need in todo.items() if need.encode}
         decodes = [trial for trial, need in todo.items() if need.decode]
@@ -248,12 +249,7 @@ def _do(session: Session, todo: dict[Trial, Need], outcome: _Outcome, mode: Mode
         for trial, need in todo.items():
             if trial.label in outcome.failed:
                 continue
-            if (
-                need.images
-                and not need.again
-                and trial.seed != session.request.seed
-                and mode not in ("merge", "finish")
-            ):
+            if need.images and not need.again and trial.seed != session.request.seed and mode not in MERGING:
                 same = trial.codec.id, trial.point, trial.dataset.id
                 if same not in once:
                     once[same] = not samples(session, trial, pool)

@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 from helpers_metrics import patches as textures
-from helpers_metrics import random_weights
+from helpers_metrics import random_weights, save_all
 from PIL import Image
 
 from hfdbench.analysis.curves import figure_data
@@ -24,6 +24,7 @@ from hfdbench.report.style import inks
 from hfdbench.results import parquet
 from hfdbench.results.stored import Results
 
+pytestmark = pytest.mark.usefixtures("offline")
 COUNT = 4
 STATED = "author's pixels, rate stated"
 OWN = {
@@ -41,16 +42,6 @@ OWN = {
 OWN |= {"processor", "tolerance", "point", "network_evaluations"}
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch, tmp_path):
-    for name in ("HFDBENCH_INCEPTION", "HFDBENCH_DATA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("https_proxy", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-
-
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory):
     return random_weights(tmp_path_factory.mktemp("inception") / "random.pth")
@@ -59,9 +50,7 @@ def inception(tmp_path_factory):
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
     folder = tmp_path_factory.mktemp("originals")
-    for number, image in enumerate(textures(COUNT, 300, 260)):
-        Image.fromarray(image).save(folder / f"{number}.png")
-    return folder
+    return save_all(textures(COUNT, 300, 260), folder)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers_metrics import patches as textures
-from helpers_metrics import random_network, random_weights, theirs
+from helpers_metrics import random_network, random_weights, save_all, theirs
 from PIL import Image
 from pytorch_msssim import ms_ssim
 from skimage.metrics import peak_signal_noise_ratio
@@ -24,18 +24,8 @@ from hfdbench.pipeline.run import run
 from hfdbench.report import tables
 from hfdbench.results import parquet
 
+pytestmark = pytest.mark.usefixtures("offline")
 COUNT = 6
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch, tmp_path):
-    """No Inception but the one a test gives: neither from here nor from the network."""
-    for name in ("HFDBENCH_INCEPTION", "HFDBENCH_DATA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("https_proxy", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +36,7 @@ def inception(tmp_path_factory):
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
     folder = tmp_path_factory.mktemp("originals")
-    for number, image in enumerate(textures(COUNT, 300, 260)):
-        Image.fromarray(image).save(folder / f"{number}.png")
-    return folder
+    return save_all(textures(COUNT, 300, 260), folder)
 
 
 @pytest.fixture(scope="module")

@@ -139,6 +139,14 @@ def _halved(x: np.ndarray) -> np.ndarray:
     return x[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean(axis=(1, 3))
 
 
+def size_mismatch(original: np.ndarray, decoded: np.ndarray) -> str:
+    """Why a pair of images (H x W x 3) cannot be compared; empty when it can."""
+    if original.shape == decoded.shape:
+        return ""
+    (h, w, _), (height, width, _) = decoded.shape, original.shape
+    return f"decoded to {w}x{h} pixels, the original has {width}x{height}"
+
+
 def compare(original: np.ndarray, decoded: np.ndarray) -> dict[str, float | bool | None]:
     """Compute the pixel metrics of a pair of images, in the columns of an images table.
 
