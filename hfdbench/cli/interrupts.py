@@ -22,8 +22,8 @@ def install() -> None:
         return
 
     def leave() -> None:
-        if pool := sys.modules.get("hfdbench.codecs.pool"):
-            pool.abandon()
+        if temporary := sys.modules.get("hfdbench.files.temporary"):
+            temporary.abandon()
         os._exit(130)
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -20,7 +20,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +27,7 @@ import numpy as np
 from PIL import Image as Pictures
 
 from hfdbench.errors import CodecError, StreamError, Unavailable, UsageError
+from hfdbench.files.temporary import temporary_folder
 
 SIZE = struct.Struct(">HH")  # height, width
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -124,8 +124,8 @@ class Command:
 
     def _run(self, words: list[str], data: bytes, suffix_in: str, suffix_out: str, size: dict[str, str]) -> bytes:
         """What the program writes to {output} when {input} holds `data`. Raises CodecError."""
-        with tempfile.TemporaryDirectory(prefix="hfdbench-") as folder:
-            source, target, log = Path(folder, "in" + suffix_in), Path(folder, "out" + suffix_out), Path(folder, "log")
+        with temporary_folder() as folder:
+            source, target, log = folder / f"in{suffix_in}", folder / f"out{suffix_out}", folder / "log"
             source.write_bytes(data)
             command = [self._fill(word, {"input": str(source), "output": str(target), **size}) for word in words]
             # Output goes to a file, not a pipe: a grandchild that outlives the program cannot block us.

@@ -16,7 +16,6 @@ import os
 import re
 import struct
 import sys
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 
 from hfdbench.codecs.compressai import read_varint, varint
 from hfdbench.errors import StreamError, Unavailable, UsageError
+from hfdbench.files.temporary import temporary_folder
 
 MAGIC, VERSION = b"pe", 1
 ENVIRONMENT = re.compile(r"\{env:([^{}]*)\}")
@@ -338,8 +338,8 @@ class HiFiC:
 
         x = torch.from_numpy(image.copy()).to(self.device).permute(2, 0, 1)[None].float() / 255
         x = x * 2 - 1 if self._args.normalize_input_image else x
-        with torch.no_grad(), _quiet(), tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "stream.hfc")
+        with torch.no_grad(), _quiet(), temporary_folder() as folder:
+            path = folder / "stream.hfc"
             self._files.save_compressed_format(self._net.compress(x, silent=True), out_path=str(path))
             return path.read_bytes()
 
@@ -347,8 +347,8 @@ class HiFiC:
         import torch
 
         torch.manual_seed(seed)
-        with torch.no_grad(), _quiet(), tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "stream.hfc")
+        with torch.no_grad(), _quiet(), temporary_folder() as folder:
+            path = folder / "stream.hfc"
             path.write_bytes(stream)
             try:
                 coded = self._files.load_compressed_format(str(path))

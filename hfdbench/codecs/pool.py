@@ -34,7 +34,7 @@ from hfdbench.codecs.protocol import base_card, beside, blueprint
 from hfdbench.codecs.sandbox import LEVELS, LIMIT, REFUSED, Policy
 from hfdbench.codecs.worker import LENGTHS, THREADS, exactly, send
 from hfdbench.errors import Unavailable, UsageError, unknown, without_controls
-from hfdbench.files import places
+from hfdbench.files import places, temporary
 from hfdbench.files.remote import on_disk
 
 HIDDEN = ("HFDBENCH_DATA", "HFDBENCH_INCEPTION", "PWD", "OLDPWD")  # what would tell a codec where the images are
@@ -211,15 +211,6 @@ def _levels() -> list[str]:
     return list(LEVELS[_level:]) if sys.platform == "linux" else ["process"]
 
 
-_starting: set[Path] = set()  # folders that no worker looks after yet
-
-
-def abandon() -> None:
-    """Remove what workers will not: call it before a hard end of this process, after which they end by themselves."""
-    for folder in tuple(_starting):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def find_seal() -> str:
     """What this machine can keep a codec from: "sandbox" or "process", as results call it.
 
@@ -316,8 +307,7 @@ class _Process:
         with self._lock:
             if self._pool.closed:
                 raise Stopped
-            folder = self._folder = Path(tempfile.mkdtemp(prefix="hfdbench-")).resolve()
-            _starting.add(folder)
+            folder = self._folder = temporary.new_folder()
             for name in ("cwd", "tmp", "home", "root"):
                 (folder / name).mkdir()
             caches = _caches()
@@ -371,7 +361,7 @@ class _Process:
                 requests = cast(BinaryIO, self._popen.stdin)
                 requests.write(len(text).to_bytes(4, "big") + text)
                 requests.flush()
-            _starting.discard(folder)
+            temporary.let_go(folder)  # the process removes it, however this one ends
 
     def exchange(
         self, header: dict, body: bytes | memoryview = b"", pixels: int | None = None

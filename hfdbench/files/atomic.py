@@ -13,11 +13,12 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from hfdbench.errors import UsageError
 from hfdbench.files.remote import RemotePath, located
+from hfdbench.files.temporary import claim, remove
 
 MOST_NAME_BYTES = 200  # of the 255 that file systems allow, to leave room for the rest of the temporary name
 
@@ -56,7 +57,7 @@ def replacing(path: Path, *errors: type[Exception], once: bool = False) -> Itera
     special = path.is_relative_to("/dev") or path.is_fifo()
     path = path if special else Path(os.path.realpath(path))
     stem = path.name.encode(errors="surrogateescape")[:MOST_NAME_BYTES].decode(errors="ignore")
-    temporary = path if special else path.with_name(f".{stem}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path if special else claim(path.with_name(f".{stem}.{uuid.uuid4().hex[:8]}.tmp"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -76,8 +77,7 @@ def replacing(path: Path, *errors: type[Exception], once: bool = False) -> Itera
         raise UsageError(f"{path}: cannot be written: {cause}; {kept}; check free space and permissions") from error
     finally:
         if not special:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            remove(temporary)
 
 
 @contextmanager
@@ -93,7 +93,7 @@ def _committing(path: RemotePath, once: bool) -> Iterator[Path]:
             f"{path}: cannot be written: {error.strerror or error}; check free space and permissions"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
 
 
 def _link(temporary: Path, path: Path) -> None:

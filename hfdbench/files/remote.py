@@ -33,6 +33,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from hfdbench.errors import UsageError
+from hfdbench.files.temporary import claim, remove
 
 LISTED_S = 1.0
 CONNECT_S, READ_S, ATTEMPTS = 5, 60, 4
@@ -169,7 +170,7 @@ class RemotePath(type(Path())):
         """Return the path of a new local file that will be committed here."""
         folder = self.cached
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / f".{uuid.uuid4().hex}.tmp"
+        return claim(folder / f".{uuid.uuid4().hex}.tmp")
 
     @property
     def _key(self) -> str:
@@ -242,7 +243,7 @@ class RemotePath(type(Path())):
                     self._store.get_file(self._key, os.fspath(temporary))
                 self._keep(temporary, place)
             finally:
-                temporary.unlink(missing_ok=True)
+                remove(temporary)
         return place
 
     def _keep(self, fetched: Path, place: Path) -> None:

@@ -22,6 +22,7 @@ from pyarrow import compute
 from hfdbench.errors import UsageError
 from hfdbench.files.atomic import replacing
 from hfdbench.files.remote import RemotePath, remove_tree
+from hfdbench.files.temporary import claim, remove
 from hfdbench.results import parquet
 from hfdbench.results.folder import ResultsFolder
 from hfdbench.results.parquet import DamagedFile
@@ -299,9 +300,11 @@ def prepare(folder: ResultsFolder, needed_bytes: int) -> None:
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
-        probe = root / f".{os.getpid()}.probe"
-        probe.write_bytes(b"")
-        probe.unlink()
+        probe = claim(root / f".{os.getpid()}.probe")
+        try:
+            probe.write_bytes(b"")
+        finally:
+            remove(probe)
     except OSError as error:
         raise UsageError(f"{root}: cannot be written ({error.strerror}); choose another folder with --out") from None
     free = shutil.disk_usage(root).free

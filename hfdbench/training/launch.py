@@ -3,7 +3,6 @@
 
 import contextlib
 import logging
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files import places
 from hfdbench.files.atomic import write_text
 from hfdbench.files.digest import file_sha256
+from hfdbench.files.temporary import temporary_folder
 from hfdbench.hfd.weights import read_autoencoder
 from hfdbench.metrics.networks.inception import find_inception
 from hfdbench.training import pairs, photos
@@ -158,8 +158,8 @@ def try_out(job: Job) -> list[str]:
         A line for each network.
     """
     recipe = read_recipe(job).model_copy(update={"steps": 1, "batch": job.devices})
-    with _usage_errors(), tempfile.TemporaryDirectory() as folder:
-        job = replace(job, out=Path(folder), cache=None)
+    with _usage_errors(), temporary_folder() as folder:
+        job = replace(job, out=folder, cache=None)
         task, fabric = _prepare(job, recipe, few=True)
         train(task, job.out, fabric, compiled=job.compiled)
         return [

@@ -12,13 +12,13 @@ import math
 import re
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files.digest import file_sha256
+from hfdbench.files.temporary import temporary_folder
 from hfdbench.metrics.image import ssimulacra2
 from hfdbench.metrics.image.measure import Place
 
@@ -57,8 +57,8 @@ class _Program:
         return self._ask(original, decoded)
 
     def _ask(self, original: np.ndarray, decoded: np.ndarray) -> tuple[float, ...]:
-        with tempfile.TemporaryDirectory(prefix="hfdbench-") as folder:
-            paths = [Path(folder) / "original.ppm", Path(folder) / "decoded.ppm"]
+        with temporary_folder() as folder:
+            paths = [folder / "original.ppm", folder / "decoded.ppm"]
             for path, image in zip(paths, (original, decoded), strict=True):
                 height, width = image.shape[:2]
                 path.write_bytes(b"P6 %d %d 255\n" % (width, height) + np.ascontiguousarray(image).tobytes())

@@ -12,7 +12,6 @@ their file may also be given. Other weights are used and named with every number
 """
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files.digest import file_sha256
 from hfdbench.files.download import Patience, download
 from hfdbench.files.remote import located
+from hfdbench.files.temporary import temporary_folder
 from hfdbench.metrics.image.measure import Place
 from hfdbench.metrics.networks.batching import full_precision
 from hfdbench.metrics.networks.weights import TIMEOUT_S
@@ -187,8 +187,8 @@ def _hub(path: Path, file: str) -> Iterator[None]:
     import torch
 
     before = torch.hub.get_dir()
-    with tempfile.TemporaryDirectory(prefix="hfdbench-") as folder:
-        place = Path(folder) / "checkpoints" / file
+    with temporary_folder() as folder:
+        place = folder / "checkpoints" / file
         place.parent.mkdir()
         try:
             place.symlink_to(path.resolve())
@@ -196,7 +196,7 @@ def _hub(path: Path, file: str) -> Iterator[None]:
             import shutil
 
             shutil.copyfile(path, place)
-        torch.hub.set_dir(folder)
+        torch.hub.set_dir(str(folder))
         try:
             yield
         finally:

@@ -14,8 +14,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from queue import SimpleQueue
 
-from hfdbench.codecs import pool
 from hfdbench.codecs.worker import THREADS
+from hfdbench.files import temporary
 from hfdbench.pipeline.engines.queue import Lost
 from hfdbench.pipeline.engines.worker import Hello, Report, Unit, Wrong, do, hello
 from hfdbench.pipeline.plan import Request
@@ -91,7 +91,7 @@ def serve(pipe: Connection) -> None:
         with suppress(EOFError, OSError):
             while True:
                 asked.put(pipe.recv())
-        pool.abandon()
+        temporary.abandon()
         os._exit(ENDED)
 
     threading.Thread(target=listen, daemon=True).start()
