@@ -9,10 +9,12 @@ def main() -> None:
     """Run the command line. Ctrl-C is handled from the first import on."""
     interrupts.install()
     try:
-        from hfdbench.cli.app import main as run
+        try:
+            from hfdbench.cli.app import main as run
 
-        run()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
+            run()
+        finally:
+            interrupts.settle()
+    except KeyboardInterrupt:  # pressed between the two
         interrupts.settle()
+        sys.exit(130)

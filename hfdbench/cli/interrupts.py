@@ -1,47 +1,65 @@
-"""Ctrl-C: the first ends the command within two seconds, the second at once.
+"""Ctrl-C: the first ends the command within two seconds, the second at once, and the exit code is 130 at every moment.
 
-Worker processes have supervisors, which end them and remove their folders when this process is gone, however it went.
+Conventions: the first press is a KeyboardInterrupt, so that what is finished is written. While a module is imported nothing is
+unfinished, and libraries that Ctrl-C meets in their own start may abort: the process ends there and then. An interrupted
+command skips the interpreter's own end for the same reason. Worker processes have supervisors, which end them and remove their
+folders when this process is gone, however it went.
 """
 
+import atexit
 import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 
 STOPPED = "hfdbench: stopped; finished results are kept, and the same command continues from there"
 PATIENCE_S = 1.8  # for writing what is finished
-
-
-interrupted = threading.Event()
+_pressed = threading.Event()
 
 
 def install() -> None:
     """Handle SIGINT so; where it is ignored (a shell's background job) it stays ignored."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) not in (signal.default_int_handler, _leave):
         return
-
-    def leave() -> None:
-        if temporary := sys.modules.get("hfdbench.files.temporary"):
-            temporary.abandon()
-        os._exit(130)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if interrupted.is_set():
-            leave()
-        interrupted.set()
-        os.write(2, f"\n{STOPPED}\n".encode())  # typer swallows the exception that follows
-        timer = threading.Timer(PATIENCE_S, leave)
-        timer.daemon = True
-        timer.start()
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, handle)
+    _pressed.clear()
+    signal.signal(signal.SIGINT, _handle)
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the interpreter would restore its default action
 
 
 def settle() -> None:
-    """After an interrupt, when only the interpreter's own end is left: it restores the default action of signals, and
-    one more Ctrl-C would change the exit code.
-    """
-    if interrupted.is_set():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The command has ended. If it was interrupted, so does the process; else the next press ends it at once."""
+    if _pressed.is_set():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        _leave()
+    if signal.getsignal(signal.SIGINT) is _handle:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    if _pressed.is_set():
+        _leave()
+    _pressed.set()
+    os.write(2, f"\n{STOPPED}\n".encode())  # typer swallows the exception that follows
+    if _importing(frame):
+        _leave()
+    timer = threading.Timer(PATIENCE_S, _leave)
+    timer.daemon = True
+    timer.start()
+    raise KeyboardInterrupt
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _leave(*_: object) -> None:
+    if temporary := sys.modules.get("hfdbench.files.temporary"):
+        with suppress(Exception):
+            temporary.abandon()
+    os._exit(130)

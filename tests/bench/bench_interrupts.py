@@ -3,9 +3,11 @@
     python tests/bench/bench_interrupts.py [--moments 100]
 
 Limits, on an idle machine: 2 s after one press, 0.5 s after the second of two (which comes 0.1 s after the first). Each run
-codes pictures in two workers; moments lie between the start of its process and the end of an undisturbed run. Times on a
-busy machine are longer: the load is printed beside them, and the processor time that the run still used, which depends less
-on it. Exit 1 over a limit, or where a process or a folder was left behind.
+codes pictures in two workers; moments lie between the first line of hfdbench (before it, Ctrl-C is the interpreter's) and the
+end of an undisturbed run. Times on a busy machine are longer: its load is printed beside them, the share of a processor that
+other processes leave (idle_share, of all cores), and the processor time that the run still used, which depends less on it.
+Exit 1 over a limit, for another exit code than 130 (0: it had ended when the press came), or where a process, a folder or a temporary file was left behind.
+What such a run said (with faulthandler's stacks) is printed.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +35,27 @@ kind = "classical"
 adapter = "helpers_codec:Quantiser"
 points = [{ id = "p", options = { step = 16, pause_s = 0.2 } }]
 """
-SCRIPT = "import signal; signal.signal(2, signal.default_int_handler); from hfdbench.cli import main; main()"
+SCRIPT = """
+import os, signal, sys
+signal.signal(2, signal.default_int_handler)  # a background job of a shell is deaf to it
+from hfdbench.cli import interrupts, main
+interrupts.install()
+os.write(1, b"ready")
+main()
+"""
 WORDS = ["run", "--cards", ".", "--codec", "slow", "--dataset", "folder:images", "--workers", "2"]
 LIMITS_S = {1: 2.0, 2: 0.5}
 GAP_S = 0.1
 
 
 def start(folder: Path, out: str) -> subprocess.Popen:
-    environment = os.environ | {"TMPDIR": str(folder / "tmp"), "MARKED": str(folder)}
+    environment = os.environ | {"TMPDIR": str(folder / "tmp"), "MARKED": str(folder), "PYTHONFAULTHANDLER": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), *sys.path])
     command = [sys.executable, "-c", SCRIPT, *WORDS, "--out", out]
-    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    errors = open(folder / f"{out}.txt", "wb")  # noqa: SIM115  (for the run's whole life)
+    run = subprocess.Popen(command, cwd=folder, env=environment, stderr=errors, stdout=subprocess.PIPE)
+    assert run.stdout is not None and run.stdout.read(5) == b"ready"
+    return run
 
 
 def processor_s(process: int) -> float:
@@ -67,12 +80,21 @@ def lives_on_s(run: subprocess.Popen, presses: int) -> tuple[float, float] | Non
     return time.perf_counter() - pressed, usage.ru_utime + usage.ru_stime - used
 
 
-def left(folder: Path) -> list:
-    """Processes and folders of the run, once their supervisors have had 5 s."""
+def left(folder: Path, out: str) -> list:
+    """Processes, folders and temporary files of the run, once their supervisors have had 5 s."""
     deadline = time.monotonic() + 5
-    while (found := [*processes(str(folder)), *(folder / "tmp").glob("hfdbench-*")]) and time.monotonic() < deadline:
+    while True:
+        found = [*processes(str(folder)), *(folder / "tmp").glob("hfdbench-*"), *(folder / out).glob("**/.*.tmp")]
+        if not found or time.monotonic() > deadline:
+            return found
         time.sleep(0.05)
-    return found
+
+
+def idle_s() -> float:
+    """Seconds that all cores together have been idle since the machine started; 0 where Linux does not say."""
+    with suppress(OSError):
+        return int(Path("/proc/stat").read_text().split()[4]) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def main() -> int:
@@ -87,29 +109,35 @@ def main() -> int:
         (folder / "codecs" / "slow.toml").write_text(CARD)
         for number in range(8):
             Image.fromarray(np.full((40, 56, 3), number, np.uint8)).save(folder / "images" / f"{number}.png")
+        run = start(folder, "whole")
         began = time.perf_counter()
-        assert start(folder, "whole").wait() == 0
+        assert run.wait() == 0
         whole_s = time.perf_counter() - began
         print(f"an undisturbed run: {whole_s:.1f} s; load {os.getloadavg()[0]:.1f}")
         for presses, limit_s in LIMITS_S.items():
-            met, behind, codes = [], 0, {}
+            met, wrong, codes = [], 0, {}
+            began, idle = time.perf_counter(), idle_s()
             for number in range(options.moments):
-                run = start(folder, f"out-{presses}-{number}")
+                out = f"out-{presses}-{number}"
+                run = start(folder, out)
                 time.sleep(random.uniform(0, whole_s))
                 took = lives_on_s(run, presses)
                 codes[run.returncode] = codes.get(run.returncode, 0) + 1
                 met += [took] if took is not None else []
-                behind += bool(left(folder))
+                if (behind := left(folder, out)) or run.returncode not in (0, 130):
+                    wrong += 1
+                    print(f"exit code {run.returncode}, left {behind}\n{(folder / f'{out}.txt').read_text()}")
             times, used = np.transpose(met)
+            idle_share = (idle_s() - idle) / (time.perf_counter() - began) / (os.cpu_count() or 1)
             late = sum(times > limit_s)
             print(
                 f"{presses} press{'es' * (presses > 1)}: {len(times)} of {options.moments} met the run; median "
                 f"{np.median(times):.2f} s, 95 % {np.quantile(times, 0.95):.2f} s, longest {max(times):.2f} s; {late} over "
-                f"{limit_s} s; of the processor median {np.median(used):.2f} s, longest {max(used):.2f} s; {behind} left "
-                f"something behind; exit codes {codes}; load {os.getloadavg()[0]:.1f}",
+                f"{limit_s} s; of the processor median {np.median(used):.2f} s, longest {max(used):.2f} s; {wrong} with "
+                f"another end; exit codes {codes}; load {os.getloadavg()[0]:.1f}, idle share {idle_share:.2f}",
                 flush=True,
             )
-            bad += late + behind
+            bad += late + wrong
     return min(bad, 1)
 
 

@@ -57,45 +57,45 @@ def test_ends_soon_and_leaves_nothing(tmp_path, presses):
         time.sleep(0.05)
 
 
-LATE = """
-import os, signal, sys
-from hfdbench.cli import main
+PRESSED = """
+import os, signal, sys, threading, time
+from hfdbench.cli import interrupts, main
+
+press = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["hfdbench", "--version"]
 
 class Out:
-    write = lambda self, text: os.kill(os.getpid(), 2)
+    write = lambda self, text: press()
     flush = isatty = lambda self: False
 
 class Late:
     def __del__(self, kill=os.kill, process=os.getpid()):  # when the interpreter has given signals up
         kill(process, 2)
 
-late = Late()
-signal.signal(2, signal.default_int_handler)
-sys.stdout, sys.argv = Out(), ["hfdbench", "--version"]
-main()
-"""
-
-
-def test_a_press_while_the_interpreter_ends_does_not_change_the_exit_code():
-    run = subprocess.run([sys.executable, "-c", LATE], capture_output=True, timeout=60)
-    assert run.returncode == 130, run.stderr.decode()
-
-
-EARLY = """
-import os, signal, sys
-signal.signal(2, signal.default_int_handler)
-
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "hfdbench.cli.measure":
-            os.kill(os.getpid(), 2)
+            press()
 
-sys.meta_path.insert(0, Finder())
-from hfdbench.cli import main
+moment, settle = os.environ["MOMENT"], interrupts.settle
+if moment == "import":
+    sys.meta_path.insert(0, Finder())
+elif moment == "output":
+    sys.stdout = Out()
+elif moment == "settle":
+    interrupts.settle = lambda pressed=[]: settle() if pressed else press(pressed.append(1))
+elif moment == "threads":
+    threading.Thread(target=lambda: (time.sleep(1), press())).start()
+elif moment == "end":
+    late = Late()
 main()
 """
 
 
-def test_a_press_while_the_commands_are_imported():
-    run = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, timeout=60, text=True)
-    assert run.returncode == 130 and "Traceback" not in run.stderr, run.stderr
+@pytest.mark.parametrize("moment", ["import", "output", "settle", "threads", "end"])
+def test_a_press_at_the_moments_that_are_not_the_command_s(moment):
+    """While it is imported, when it has ended, and until the interpreter has, which ignores the last of them."""
+    environment = os.environ | {"MOMENT": moment}
+    run = subprocess.run([sys.executable, "-c", PRESSED], env=environment, capture_output=True, timeout=60, text=True)
+    assert run.returncode == (0 if moment == "end" else 130) and "Traceback" not in run.stderr, run.stderr
