@@ -6,8 +6,8 @@ Limits, on an idle machine: 2 s after one press, 0.5 s after the second of two (
 codes pictures in two workers; moments lie between the first line of hfdbench (before it, Ctrl-C is the interpreter's) and the
 end of an undisturbed run. Times on a busy machine are longer: its load is printed beside them, the share of a processor that
 other processes leave (idle_share, of all cores), and the processor time that the run still used, which depends less on it.
-Exit 1 over a limit, for another exit code than 130 (0: it had ended when the press came), or where a process, a folder or a temporary file was left behind.
-What such a run said (with faulthandler's stacks) is printed.
+Exit 1 over a limit, for another exit code than 130 (0: it had ended when the press came), or where a process, a folder or a
+temporary file was left behind. What such a run said (with faulthandler's stacks) is printed.
 """
 
 import argparse
