@@ -86,7 +86,9 @@ Inception = Annotated[Path | None, typer.Option("--inception", help="Inception w
 Metrics = Annotated[
     list[str] | None,
     typer.Option(
-        "--metric", help="Measure lpips, lpips_vgg, dists, ssimulacra2 or butteraugli too; may be given several times."
+        "--metric",
+        help="Measure lpips, lpips_vgg (both unasked where their weights are at hand), dists, ssimulacra2 or butteraugli too; "
+        "may be given several times.",
     ),
 ]
 Weights = Annotated[

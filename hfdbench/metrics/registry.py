@@ -108,7 +108,9 @@ class Metric:
         What is computed and how it is averaged: one line of results/README.md, in Markdown.
     computed : {"pipeline", "crop", "image", "distribution"}
         From the stages of a run (bytes, times); of each image in every run (stored in crops/); of each image when asked for by
-        `--metric` (stored in quality/); from the features of all patches.
+        `--metric`, or `always` (stored in quality/); from the features of all patches.
+    always : bool
+        "image" alone: computed by every run where its library and weights are here; nothing is downloaded for it unasked.
     compute : str
         "module:attribute" of what computes it.
         "image": a class, called with a `metrics.image.measure.Place`, which gives a `Measure`. Rows that share one class are
@@ -154,6 +156,7 @@ class Metric:
     computed: Literal["pipeline", "crop", "image", "distribution"]
     reference: str
     compute: str = ""
+    always: bool = False
     unit: str = "1"
     year: int | None = None
     range: tuple[float | None, float | None] = (0, None)
@@ -465,9 +468,11 @@ _METRICS = (
         title="LPIPS (AlexNet)",
         direction="lower",
         meaning=(
-            "`--metric lpips`: mean over the images that have one, both sides at least 31 pixels; AlexNet, whole images"
+            "where AlexNet's weights are at hand, or `--metric lpips`: mean over the images that have one, both sides at "
+            "least 31 pixels; AlexNet, whole images"
         ),
         computed="image",
+        always=True,
         compute="hfdbench.metrics.image.perceptual:Lpips",
         reference="lpips",
         year=2018,
@@ -478,8 +483,9 @@ _METRICS = (
         name="LPIPS (VGG)",
         title="LPIPS (VGG-16)",
         direction="lower",
-        meaning="`--metric lpips_vgg`: mean over images; VGG-16, whole images",
+        meaning="where VGG-16's weights are at hand, or `--metric lpips_vgg`: mean over images; VGG-16, whole images",
         computed="image",
+        always=True,
         compute="hfdbench.metrics.image.perceptual:LpipsVgg",
         reference="lpips",
         year=2018,

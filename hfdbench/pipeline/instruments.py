@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files import places
+from hfdbench.metrics.image.measure import ALWAYS as UNASKED
 from hfdbench.metrics.image.measure import Measure, Place, open_measure
 from hfdbench.metrics.networks.extractors import ALWAYS, Extractor, Network, find_extractor, parse_feature
 from hfdbench.metrics.registry import frechet_column
@@ -25,9 +26,9 @@ class Instruments:
     absent : Mapping of str to Unavailable
         The others that are always used or were asked for.
     measures : Mapping of str to Measure
-        Metrics of `--metric` that work here, by name.
+        Metrics on images that work here, asked for by `--metric` or measured always, by name.
     unmeasured : Mapping of str to Unavailable
-        The others.
+        Those that were asked for and do not.
     """
 
     device: str
@@ -57,13 +58,16 @@ def open_instruments(request: Request) -> Instruments:
     measures, unmeasured = {}, {}
     weights = dict(request.weights)
     for name in weights:
-        if name not in request.metrics:
+        if name not in request.metrics and name not in UNASKED:
             raise UsageError(f"--weights {name}=…: {name} is not asked for; add --metric {name}")
-    for name in dict.fromkeys(request.metrics):
+    for name in dict.fromkeys((*request.metrics, *UNASKED)):
+        asked = name in request.metrics or name in weights
         try:
-            measures[name] = open_measure(name, Place(weights.get(name), root, request.device, not request.dry_run))
+            place = Place(weights.get(name), root, request.device, asked and not request.dry_run)
+            measures[name] = open_measure(name, place)
         except Unavailable as error:
-            unmeasured[name] = error
+            if asked:
+                unmeasured[name] = error
     return Instruments(
         request.device,
         MappingProxyType(extractors),

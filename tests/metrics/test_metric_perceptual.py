@@ -215,6 +215,14 @@ def test_a_metric_is_added_to_stored_streams(weights, tmp_path):
     (point,) = score(replace(request, weights=(("lpips", other),))).points.to_dict("records")
     assert point["lpips"] != kept["lpips"]
     assert Results(tmp_path / "out").points()["lpips"][0] == point["lpips"]
+
+    (tmp_path / "data" / "lpips").mkdir(parents=True)
+    (tmp_path / "data" / "lpips" / Lpips.file).symlink_to(weights[Lpips])
+    unasked = replace(request, metrics=(), data_root=tmp_path / "data", out=tmp_path / "unasked")
+    (point,) = run(unasked).points.to_dict(
+        "records"
+    )  # AlexNet's weights are at hand, VGG-16's are not: no word of these
+    assert point["lpips"] == kept["lpips"] and pd.isna(point["lpips_vgg"]) and "lpips_vgg" not in point["note"]
     with pytest.raises(UsageError, match="add --metric dists"):
         run(replace(given, weights=(("dists", other),)))
     with pytest.raises(UsageError, match='no metric "lpip"'):

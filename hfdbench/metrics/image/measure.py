@@ -1,4 +1,4 @@
-"""Metrics that are asked for by name (`--metric`), measured on each image: the door to `perceptual` and `libjxl`.
+"""Metrics measured on each image, asked for by name (`--metric`) or wherever they can be: the door to `perceptual` and `libjxl`.
 
 Conventions: images are uint8, H x W x 3, of one shape; a value is None where the metric's rule gives none (an image too
 small). `identity` tells apart values that may not be compared: versions, and the sha256 of weights or program.
@@ -38,6 +38,7 @@ class Place:
 
 
 BY_NAME = on_request()
+ALWAYS = tuple(name for name, rows in BY_NAME.items() if rows[0].always)  # measured unasked where they can be
 
 
 def open_measure(name: str, place: Place) -> Measure:
