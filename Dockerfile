@@ -4,8 +4,8 @@ FROM python:3.11-slim-bookworm
 WORKDIR /src
 COPY . .
 RUN python -m pip install --no-cache-dir -c constraints.txt . && rm -rf /src
-RUN useradd --create-home hfdbench
-USER hfdbench
+RUN useradd --create-home --uid 1000 hfdbench
+USER 1000
 WORKDIR /home/hfdbench
 ENTRYPOINT ["hfdbench"]
 CMD ["--help"]

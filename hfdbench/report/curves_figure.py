@@ -218,8 +218,8 @@ def _obstacles(axes: Axes, data: FigureData) -> np.ndarray:
     for arrow in data.arrows:
         start, end = axes.transData.transform([arrow.base, arrow.to])
         found.append(start + np.linspace(0, 1, max(2, int(np.hypot(*(end - start)) / step)))[:, None] * (end - start))
-    for drawn in axes.lines:
-        ends = axes.transData.transform(np.column_stack(drawn.get_data(orig=False)).astype(float))
+    for drawn in axes.lines:  # curves in the data's coordinates, hair-lines of end labels in those of the axes
+        ends = drawn.get_transform().transform(np.column_stack(drawn.get_data(orig=False)).astype(float))
         if drawn.get_linestyle() != "None":
             for a, b in pairwise(ends):
                 count = max(2, int(np.hypot(*(b - a)) / step))

@@ -291,6 +291,8 @@ def test_told_apart_in_the_page(both, originals, tmp_path):
 
 
 def test_the_command(tmp_path, originals, decoded, monkeypatch, capsys):
+    from hfdbench.report.page import page
+
     words = ["score-pixels", decoded, "--system", "EGIC", "--dataset", f"folder:{originals}"]
     words += [
         "--bytes",
@@ -309,3 +311,8 @@ def test_the_command(tmp_path, originals, decoded, monkeypatch, capsys):
     assert not left.value.code and "‡" in out and STATED in out
     (trial,) = Results(tmp_path / "out").trials()
     assert trial.row["kind"] == "gan" and trial.metadata["card"]["settings"] == "github.com/x/y"
+    (card,) = choose(FigureCard, ["rate-psnr"], ())
+    page.write_page(
+        tmp_path / "out", tmp_path, [card], page.Choice(intervals=False), only_datasets=[f"folder:{originals}"]
+    )
+    assert '"source":"github.com/x/y"' in (tmp_path / "index.html").read_text()

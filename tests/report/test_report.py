@@ -491,6 +491,24 @@ def test_labels_of_a_crowded_plane_do_not_overlap():
     assert all(box[0] >= 0 and box[2] <= figure.bbox.x1 for box in boxes)
 
 
+def test_no_label_of_a_published_curve_lies_on_the_hair_line_of_a_codec():
+    points, over = Results(bundled_root() / "results" / "golden" / "kodak").points(), published.read()
+    data = figure_data(points, card("rate-psnr"), "kodak", published=over)
+    with figures.rc_context(figures.RC):
+        marks = figures.hollow_marks(over["system"])
+        figure = figures.curves_figure([data], figures.inks(points), "column", "hfdbench", marks)
+        renderer, axes = FigureCanvasAgg(figure).get_renderer(), figure.axes[0]
+        labels = [text for text in figure.texts if (text.get_gid() or "").startswith("label-")]
+        boxes = {text.get_text(): text.get_window_extent(renderer).extents for text in labels}
+        ends = [line.get_transform().transform(np.column_stack(line.get_data(orig=False))) for line in axes.lines]
+        hairs = [end for line, end in zip(axes.lines, ends, strict=True) if line.get_transform() is axes.transAxes]
+    assert "HM" in boxes and len(hairs) >= 13
+    for start, *_, end in hairs:
+        x, y = (start + np.linspace(0, 1, 200)[:, None] * (end - start)).T
+        for name, (left, bottom, right, top) in boxes.items():
+            assert not ((left < x) & (x < right) & (bottom < y) & (y < top)).any(), f"a hair-line crosses {name}"
+
+
 def test_labels_of_many_codecs_do_not_overlap():
     points = pd.concat(
         [table().query("codec == 'jpeg'").assign(codec=f"codec-{i:02}", title=f"Codec {i:02}") for i in range(24)]

@@ -183,7 +183,9 @@ def environments(sections: list[dict], trials: list[StoredTrial]) -> list[dict]:
     return found
 
 
-def codec_entry(codec: str, ink: Ink, card: CodecCard | None, table: pd.DataFrame) -> dict:
+def codec_entry(
+    codec: str, ink: Ink, card: CodecCard | None, table: pd.DataFrame, author: Mapping[str, Any] | None = None
+) -> dict:
     """Describe a codec: its name with its badge, how it is drawn, what its card says.
 
     Parameters
@@ -196,6 +198,8 @@ def codec_entry(codec: str, ink: Ink, card: CodecCard | None, table: pd.DataFram
         Its card, where it is here.
     table : DataFrame
         The points table, with points of it.
+    author : Mapping, optional
+        Of a system measured by its author's pictures or streams: the stored card, which says where they are from.
 
     Returns
     -------
@@ -213,6 +217,7 @@ def codec_entry(codec: str, ink: Ink, card: CodecCard | None, table: pd.DataFram
         "dash": dash,
         "width": ink.style.width,
         "settings": card.settings if card else "",
+        "source": author["settings"] if author else "",
         "paper": card.paper if card else "",
     }
 

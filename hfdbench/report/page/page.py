@@ -72,6 +72,7 @@ def write_page(
     codecs, datasets = find_cards(CodecCard, cards), find_cards(DatasetCard, cards)
     results = Results.of(out)
     trials = chosen_trials(results, only_codecs, [dataset_id(spec) for spec in only_datasets])
+    authors = {trial.row["codec"]: trial.metadata["card"] for trial in trials if trial.row["badge"]}
     table = pd.DataFrame([trial.row for trial in trials])
     ink = inks(table, kinds_of(codecs.values()))
     grouped = {name: [t for t in trials if t.row["dataset"] == name] for name in sorted(set(table["dataset"]))}
@@ -88,7 +89,9 @@ def write_page(
         "columns": [c for c in shown_columns(table) if c not in ("codec", "point", "dataset", "images")],
         "metrics": metric_entries(table),
         "figures": [figure_entry(card) for card in figures if card.chart == "curves"],
-        "codecs": {codec: codec_entry(codec, ink[codec], codecs.get(codec), table) for codec in ink},
+        "codecs": {
+            codec: codec_entry(codec, ink[codec], codecs.get(codec), table, authors.get(codec)) for codec in ink
+        },
         "environments": environments(sections, [trial for some in grouped.values() for trial in some]),
         "datasets": sections,
     }

@@ -258,7 +258,7 @@ function glyph(codec) {
 
 function drawChips() {
   $$("chips").replaceChildren(...codecs().map((codec) => h("button", {
-    type: "button", "aria-pressed": String(!state.hidden.has(codec)), title: D.codecs[codec].settings || null, "data-codec": codec,
+    type: "button", "aria-pressed": String(!state.hidden.has(codec)), title: D.codecs[codec].source || D.codecs[codec].settings || null, "data-codec": codec,
     onclick: (event) => {
       if (!state.hidden.delete(codec)) state.hidden.add(codec);
       event.currentTarget.setAttribute("aria-pressed", String(!state.hidden.has(codec)));

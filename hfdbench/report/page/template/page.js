@@ -141,7 +141,7 @@ function provenance(index, column) {
   $$("source-body").replaceChildren(
     terms([number(column)], true),
     h("h3", {}, "Made with"),
-    terms([["Settings", c.settings], ["Paper", c.paper], ["Options of the point", p.options.options], ["Weights (sha256)", Object.keys(p.options.weights).length ? p.options.weights : null], ["Seed", String(p.seed)], ["Device", `${p.device}, ${run.cpu}, ${run.threads} threads, ${run.workers} workers`],
+    terms([["Source", c.source], ["Settings", c.settings], ["Paper", c.paper], ["Options of the point", p.options.options], ["Weights (sha256)", Object.keys(p.options.weights).length ? p.options.weights : null], ["Seed", String(p.seed)], ["Device", `${p.device}, ${run.cpu}, ${run.threads} threads, ${run.workers} workers`],
       ["Measured", run.started_utc], ["Commit", run.commit], ["Versions", Object.entries(run.versions ?? {}).map(([k, v]) => `${k} ${v}`).join(", ")]]),
     h("h3", {}, "Made from"),
     terms([["Trial", p.name], ["Dataset", `${set().title}, sha256 ${p.keys.dataset_sha256}`], ["Streams", p.keys.stream_key], ["Features", p.keys.inception ? `Inception weights ${p.keys.inception}…` : null], ["Fingerprint", identity(column) ? fingerprint(p, column) : null], ["Note", p.note],
