@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hfdbench.codecs.hfd import HFD
 from hfdbench.errors import StreamError, Unavailable
 
 
@@ -104,6 +105,30 @@ class Faulty(Quantiser):
         if self._fault == "shape":
             return np.zeros((5, 7, 3), np.uint8)
         raise AssertionError(self._fault)
+
+
+class Batched(Faulty):
+    """Decodes several streams at once, after a pause; one that decode refuses spoils them all."""
+
+    batch = 4
+
+    def __init__(self, pause_s: float = 0.0):
+        super().__init__("raise", "decode")
+        self._before_s = pause_s
+
+    def decode_batch(self, streams: list[bytes], *, seed: int) -> list[np.ndarray]:
+        time.sleep(self._before_s)
+        return [self.decode(stream, seed=seed) for stream in streams]
+
+
+class BatchedHFD(HFD):
+    """The bundled networks, asked for several pictures in one call."""
+
+    version = 1
+    batch = 3
+
+    def decode_batch(self, streams: list[bytes], *, seed: int) -> list[np.ndarray]:
+        return [self.decode(stream, seed=seed) for stream in streams]
 
 
 class Absent:

@@ -12,9 +12,10 @@ import pandas as pd
 from hfdbench.metrics.registry import METRICS
 
 # Of rows that differ in their seed alone. Times are never averaged over classes of devices or processors.
-SAME = ("codec", "point", "dataset", "device", "processor", "status", "images", "bytes")
+SAME = ("codec", "point", "dataset", "device", "processor", "device_name", "status", "images", "bytes")
 IDENTITIES = tuple(dict.fromkeys(metric.identity for metric in METRICS.values() if metric.identity))
 TIMES = ("encode_s", "decode_s", "encode_s_per_mpx", "decode_s_per_mpx")
+PEAKS = ("host_peak_bytes", "device_peak_bytes")  # the largest of all seeds
 
 
 def mean_of_seeds(points: pd.DataFrame) -> pd.DataFrame:
@@ -43,7 +44,11 @@ def mean_of_seeds(points: pd.DataFrame) -> pd.DataFrame:
     some: Any = points.sort_values(by="seed", kind="stable").loc[several]
     groups = some.groupby(same, dropna=False)
     means = groups[measured].transform(lambda values: values.mean(skipna=False)).astype(points.dtypes[measured])
-    apart = groups[[name for name in measured if name not in TIMES]].transform(lambda values: values.std(skipna=False))
+    if peaks := [name for name in measured if name in PEAKS]:
+        means[peaks] = groups[peaks].transform("max")
+    apart = groups[[name for name in measured if name not in (*TIMES, *PEAKS)]].transform(
+        lambda values: values.std(skipna=False)
+    )
     apart = apart.loc[:, (apart > 0).any()].add_suffix("_spread")
     means = some.assign(**means, seeds=number[several], **apart)[~some.duplicated(same)]
     return pd.concat([points[~several].assign(seeds=1), means]).sort_index(kind="stable")

@@ -39,6 +39,12 @@ HTTP = r"^https?://[^/]+/.+"
 Id = Annotated[str, AfterValidator(_plain_id)]
 
 
+SHARED = (
+    "weights",
+    "network_evaluations",
+    "macs_per_evaluation",
+    "macs_per_pixel",
+)  # of all points, unless one says otherwise
 Kind = Literal["classical", "autoencoder", "gan", "diffusion", "flow", "other"]
 
 
@@ -111,12 +117,23 @@ class Point(Table):
     """One operating point: the keyword arguments of the adapter.
 
     network_evaluations: passes of the decoder's network over each pixel, the cost that samplers are compared by.
+    macs_per_evaluation: multiply-adds of one such pass for each pixel. macs_per_pixel: those of all else that decoding runs
+    networks for. Both of a large picture, without padding and the overlaps of tiles.
     """
 
     id: Id
     options: dict[str, Any] = {}
     weights: tuple[WeightFile, ...] = ()
     network_evaluations: int | None = Field(default=None, ge=0)
+    macs_per_evaluation: float | None = Field(default=None, ge=0)
+    macs_per_pixel: float | None = Field(default=None, ge=0)
+
+    @property
+    def macs(self) -> float | None:
+        """Multiply-adds of decoding for each pixel, all evaluations together; None where the card does not say."""
+        if self.macs_per_evaluation is None:
+            return self.macs_per_pixel
+        return (self.macs_per_pixel or 0) + self.macs_per_evaluation * (self.network_evaluations or 0)
 
 
 class Skip(Table):
@@ -130,8 +147,8 @@ class Skip(Table):
 class CodecCard(Card):
     """What is compared. `settings` states what a reader must know: encoder, chroma, effort, colour path.
 
-    options, weights, network_evaluations: what all points have in common; a point's own options are added, the others
-    replace the common ones.
+    options, weights, network_evaluations, macs_per_evaluation, macs_per_pixel: what all points have in common; a point's own
+    options are added, the others replace the common ones.
     python: requirements, as pip takes them, of a Python of its own that the codec's processes start in; numpy is added.
     untried: what of it was never run by hfdbench's makers, in words; empty for a codec that was.
     streams: id of the codec whose streams (of the same point ids) this one decodes; it then never encodes.
@@ -154,6 +171,8 @@ class CodecCard(Card):
     options: dict[str, Any] = {}
     weights: tuple[WeightFile, ...] = ()
     network_evaluations: int | None = Field(default=None, ge=0)
+    macs_per_evaluation: float | None = Field(default=None, ge=0)
+    macs_per_pixel: float | None = Field(default=None, ge=0)
     points: tuple[Point, ...] = Field(min_length=1)
     skip: tuple[Skip, ...] = ()
 
@@ -163,7 +182,7 @@ class CodecCard(Card):
         if data.get("base") and data.get("streams") in (None, data["base"]):
             data = {**data, "streams": data["base"]}
         points, common = data.get("points"), data.get("options", {})
-        shared = {key: data[key] for key in ("weights", "network_evaluations") if key in data}
+        shared = {key: data[key] for key in SHARED if key in data}
         if not isinstance(common, dict) or not isinstance(points, list):
             return data  # left to the validation of the fields
 

@@ -8,6 +8,7 @@ declares is read from its source, so that the measuring process never runs the c
     code        for a class without one: a hash of its module's code and of the modules of the same place that it imports,
                 without comments and docstrings
     tolerance   grey levels by which its pixels may differ between classes of processors; decides no key
+    batch       streams that its `decode_batch` is given at once; decides no key
     libraries   versions of what the class lists in `libraries`, or of the installed packages that its modules import
     programs    hashes of the programs and files that the options name, and of all files in the folders that the option `repository`
                 or a PYTHONPATH in the option `env` names
@@ -41,6 +42,7 @@ from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files.digest import file_sha256
 
 _IDLE = {"hfdbench.codecs.command:Command": ("hint", "timeout_s")}  # options that no number depends on
+MOST_AT_ONCE = 256  # streams of a batch
 ENVIRONMENT = re.compile(r"\{env:([^{}]*)\}")
 
 
@@ -127,9 +129,24 @@ def tolerance(card: CodecCard) -> int:
     UsageError
         The card names no such module.
     """
+    return _of_card(card).tolerance
+
+
+def batch(card: CodecCard) -> int:
+    """Streams of pictures of one size that a card's decoder is given at once: what its adapter declares, else 1.
+
+    Raises
+    ------
+    UsageError
+        The card names no such module, or the number is not one from 1 to MOST_AT_ONCE.
+    """
+    return _of_card(card).batch
+
+
+def _of_card(card: CodecCard) -> "_Declared":
     own = environments.found(card.id, card.python) if card.python else None
     module, _, name = adapter_name(card.adapter).partition(":")
-    return _declared(module, name, _search_path(card, own), str(card.source)).tolerance
+    return _declared(module, name, _search_path(card, own), str(card.source))
 
 
 def provide(card: CodecCard, point_id: str) -> None:
@@ -283,6 +300,7 @@ class _Declared:
     deciding: dict[str, Any]  # version or code
     libraries: tuple[str, ...]
     tolerance: int
+    batch: int
 
 
 def _declared(module: str, name: str, path: tuple[str, ...], card: str) -> _Declared:
@@ -301,18 +319,20 @@ def _declared(module: str, name: str, path: tuple[str, ...], card: str) -> _Decl
             _constants(next((n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), []))
         )
     number, listed = values.get("version"), values.get("libraries")
-    tolerance = int(values.get("tolerance", 0))
+    tolerance, batch = int(values.get("tolerance", 0)), values.get("batch", 1)
+    if type(batch) is not int or not 1 <= batch <= MOST_AT_ONCE:
+        raise UsageError(f"{spec.origin}: {name}.batch: must be a number from 1 to {MOST_AT_ONCE}; correct it")
     libraries = tuple(map(str, listed)) if isinstance(listed, list | tuple) else None
     if isinstance(number, int) and libraries is not None:
-        return _Declared({"version": number}, libraries, tolerance)
+        return _Declared({"version": number}, libraries, tolerance, batch)
     files, imported = _closure(module, path)
     if libraries is None:
         known, own = _distributions(), {module.partition(".")[0], "hfdbench"}
         libraries = tuple(sorted({found for top in imported - own for found in known.get(top, ())}))
     if isinstance(number, int):
-        return _Declared({"version": number}, libraries, tolerance)
+        return _Declared({"version": number}, libraries, tolerance, batch)
     digests = sorted((module_name, code_sha256(file)) for module_name, file in files.items())
-    return _Declared({"code": hashlib.sha256(json.dumps(digests).encode()).hexdigest()}, libraries, tolerance)
+    return _Declared({"code": hashlib.sha256(json.dumps(digests).encode()).hexdigest()}, libraries, tolerance, batch)
 
 
 @cache

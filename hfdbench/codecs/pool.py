@@ -8,6 +8,7 @@ on a GPU); a stream 8 bytes a pixel; a picture what the original takes.
 """
 
 import json
+import math
 import os
 import queue
 import random
@@ -141,7 +142,14 @@ class Pool:
         self.closed = False
 
     def ask(
-        self, card: CodecCard, point: str, header: dict, body: bytes | memoryview = b"", pixels: int | None = None
+        self,
+        card: CodecCard,
+        point: str,
+        header: dict,
+        body: bytes | memoryview = b"",
+        pixels: int | None = None,
+        *,
+        retries: int | None = None,
     ) -> tuple[dict, bytes]:
         """One answer of the codec.
 
@@ -154,7 +162,9 @@ class Pool:
         body : bytes
             Pixels or stream.
         pixels : int, optional
-            Of the image that is coded or decoded; the call's limits follow from it.
+            Of the image that is coded or decoded, or of all images of a batch; the call's limits follow from it.
+        retries : int, optional
+            Instead of the pool's.
 
         Raises
         ------
@@ -164,17 +174,18 @@ class Pool:
             The pool was closed meanwhile.
         """
         process = self._idle.get()
+        retries = self.retries if retries is None else retries
         if pixels is None and "shape" in header:
             pixels = header["shape"][0] * header["shape"][1]
         try:
-            for attempt in range(self.retries + 1):
+            for attempt in range(retries + 1):
                 try:
                     process.load(card, point)
                     return process.exchange(header, body, pixels) if header else ({}, b"")
                 except CodecFailed as error:
                     if not error.passing:
                         raise
-                    if attempt == self.retries:
+                    if attempt == retries:
                         again = f", {attempt + 1} times in a row" if attempt else ""
                         raise CodecFailed(error.message + again, error.type, passing=True) from None
             raise AssertionError("unreachable")
@@ -368,7 +379,8 @@ class _Process:
     ) -> tuple[dict[str, Any], bytes]:
         """Ask and wait. Raises CodecFailed for an error, a dead process, a limit reached, an answer that is none."""
         pool, popen, late = self._pool, self._popen, threading.Event()
-        limits = Limits.of(header["do"], pixels, pool.device, pool.timeout_s)
+        timeout_s = pool.timeout_s and pool.timeout_s * len(header.get("lengths", "1"))  # the user's is for one picture
+        limits = Limits.of(header["do"], pixels, pool.device, timeout_s)
         self._allow(limits.memory_bytes)
         timer = threading.Timer(limits.seconds, lambda: (late.set(), self.end()))
         timer.daemon = True
@@ -399,7 +411,7 @@ class _Process:
         if "error" in answer:
             raise CodecFailed(_plain(answer["error"]), _plain(answer.get("type", "")))
         try:
-            return _checked(header["do"], answer, data, arrived - began, arrived - sending), data
+            return _checked(header, answer, data, arrived - began, arrived - sending), data
         except _Malformed as error:
             self.stop()
             raise CodecFailed(f"{pool.role} {error}") from None
@@ -497,23 +509,36 @@ def _size(header: dict) -> str:
     return ""
 
 
-def _checked(do: str, answer: dict, body: bytes, elapsed_s: float, most_s: float) -> dict:
+def _checked(header: dict, answer: dict, body: bytes, elapsed_s: float, most_s: float) -> dict:
     """The answer with a time that can be true: from `elapsed_s`, since all was sent, to `most_s`, since sending began.
 
     Raises _Malformed.
     """
-    if do in ("encode", "decode"):
-        own = answer.get(f"{do}_s")
+    do = header["do"]
+    if do in ("encode", "decode", "decode_batch"):
+        name = f"{do.removesuffix('_batch')}_s"
+        own = answer.get(name)
         if not isinstance(own, int | float):
             raise _Malformed("answered without a time")
-        answer = answer | {f"{do}_s": float(own) if elapsed_s < own <= most_s else elapsed_s}
+        answer = answer | {name: float(own) if elapsed_s < own <= most_s else elapsed_s}
     if do == "decode" and not _is_shape(answer.get("shape"), len(body)):
         raise _Malformed("answered with pixels of another number than its shape says")
     if do == "decode_batch":
         shapes = answer.get("shapes")
         if not isinstance(shapes, list) or not all(_is_shape(shape) for shape in shapes):
             raise _Malformed("answered without shapes")
+        if len(shapes) != len(header["lengths"]):
+            raise _Malformed(f"answered with {len(shapes)} pictures of {len(header['lengths'])} streams")
+        if sum(math.prod(shape) for shape in shapes) != len(body):
+            raise _Malformed("answered with pixels of another number than its shapes say")
+    if do in ("decode", "decode_batch"):
+        answer |= {name: _count(answer.get(name)) for name in ("host_peak_bytes", "device_peak_bytes")}
     return answer
+
+
+def _count(value: object) -> int | None:
+    """A number of bytes that can be one, or None."""
+    return value if type(value) is int and 0 <= value < 1 << 62 else None
 
 
 def _is_shape(shape: object, samples: int | None = None) -> bool:

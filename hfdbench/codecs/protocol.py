@@ -8,7 +8,9 @@ receives "cpu" or "cuda", and one named `base` receives the `BasePoint` of a car
 Unavailable when something it needs is not installed, before it does anything slow; encode raises CodecError for an image it cannot
 code; decode raises StreamError for a stream it cannot honour. Optional: `ledger(stream) -> dict[str, int]`, the bytes of a stream
 by what they are for, which add up to it; figures of what streams consist of show it. Optional: `decode_batch(streams, *, seed) ->
-list of images`, the pixels that decode gives for each alone; the pipeline does not call it, `hfdbench conform` holds it to that.
+list of images`, the pixels that decode gives for each alone, to the bit, whatever else is in the batch; `hfdbench conform` holds it
+to that. A run calls it where the class declares `batch`, a number above 1, with so many streams of pictures of one size. Bundled
+codecs declare none: a network's kernels are chosen by the size of the batch, too, and round differently.
 
 A codec is built from a `Blueprint`, plain values that a card and its point become: whoever builds it imports nothing but the
 standard library before the adapter, so that a Python of a codec's own (`hfdbench.codecs.environments`) needs no more than numpy.
@@ -38,7 +40,7 @@ class Codec(Protocol):
     """One operating point of one compressor."""
 
     version: int
-    """Raised when its output may change. Declared in the class body; optional beside it: `libraries`, `tolerance` (`identity`)."""
+    """Raised when its output may change. Declared in the class body, as `libraries`, `tolerance`, `batch` may be (`identity`)."""
 
     def encode(self, image: "Image") -> bytes:
         """Self-contained stream: its length is the rate."""

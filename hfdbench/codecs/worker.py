@@ -3,8 +3,13 @@
 Conventions: a frame is two big-endian lengths (4 and 8 bytes), a JSON header and raw bytes; requests come in on standard
 input, answers go out on standard output. Before the first there is a policy (one length, JSON): the process enters its
 sandbox and says hello. Requests: load (blueprint, device), encode (shape; pixels), decode (seed; stream),
-decode_batch (seed, lengths; streams), usage. Answers: ok, encode_s or decode_s, shape or shapes, peak_bytes, touched and
-batched; or error (type, message). A time is that of the one call.
+decode_batch (seed, lengths; streams), usage. Answers: ok, encode_s or decode_s, shape or shapes, host_peak_bytes and
+device_peak_bytes; peak_bytes, touched and batched; or error (type, message). A time is that of the one call.
+
+Memory: host_peak_bytes is the largest resident set of this process during a decoding (Python, libraries and weights included),
+or that of the largest program it has run, if that was larger. Where the kernel does not let the process start that mark anew
+(Landlock, macOS) it is the largest since the process began. device_peak_bytes is what torch had allocated on the GPU at most
+during the call, weights included; None where torch uses none.
 
 Watched (HFDBENCH_WATCH, the start of the watch in seconds), the process notes which files outside its folder Python writes,
 and which younger than the watch it reads: how `hfdbench conform` finds side files.
@@ -159,16 +164,38 @@ def _call(codec: Any, header: dict, body: bytes) -> tuple[dict, bytes | memoryvi
         if not isinstance(stream, bytes | bytearray):
             raise TypeError(f"encode returned {type(stream).__name__}, not bytes")
         return {"ok": True, "encode_s": encode_s}, bytes(stream)
+    gpu = _gpu()
+    _forget_peaks(gpu)
     if header["do"] == "decode_batch":
         streams = np.split(np.frombuffer(body, np.uint8), np.cumsum(header["lengths"])[:-1])
-        images = codec.decode_batch([stream.tobytes() for stream in streams], seed=header["seed"])
+        given = [stream.tobytes() for stream in streams]
+        start = time.perf_counter()
+        images = list(codec.decode_batch(given, seed=header["seed"]))
+        decode_s = time.perf_counter() - start
+        answer = {"shapes": [image.shape for image in images]}
         pixels = b"".join(_pixels(image) for image in images)
-        return {"ok": True, "shapes": [image.shape for image in images]}, pixels
-    start = time.perf_counter()
-    image = codec.decode(body, seed=header["seed"])
-    decode_s = time.perf_counter() - start
-    pixels = _pixels(image)
-    return {"ok": True, "decode_s": decode_s, "shape": image.shape}, pixels
+    else:
+        start = time.perf_counter()
+        image = codec.decode(body, seed=header["seed"])
+        decode_s = time.perf_counter() - start
+        pixels = _pixels(image)
+        answer = {"shape": image.shape}
+    peaks = {"host_peak_bytes": _peak_bytes(), "device_peak_bytes": gpu.max_memory_allocated() if gpu else None}
+    return {"ok": True, "decode_s": decode_s, **answer, **peaks}, pixels
+
+
+def _gpu() -> Any:
+    """torch.cuda where this process uses it."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch and torch.cuda.is_available() and torch.cuda.is_initialized() else None
+
+
+def _forget_peaks(gpu: Any) -> None:
+    """Let the marks of the most memory start from what is in use now."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_bytes(b"5")
+    if gpu:
+        gpu.reset_peak_memory_stats()
 
 
 def _pixels(image: Any) -> memoryview:

@@ -600,6 +600,44 @@ _METRICS = (
         scale="log",
         type="int",
     ),
+    Metric(
+        column="macs_per_pixel",
+        name="multiply-adds",
+        title="Multiply–adds of the decoder per pixel",
+        unit="multiply-adds per pixel",
+        direction="lower",
+        meaning="of the decoder's networks, all evaluations together, as the card says: of a large picture, without padding and "
+        "the overlaps of tiles; null where the card does not say",
+        computed="pipeline",
+        reference="torch",
+        scale="log",
+    ),
+    Metric(
+        column="host_peak_bytes",
+        name="memory",
+        title="Peak memory of the decoder (bytes)",
+        unit="bytes",
+        direction="lower",
+        meaning="largest resident memory of the decoder's process while it decoded an image, Python, libraries and weights "
+        "included, or of the largest program that it ran; maximum over images",
+        computed="pipeline",
+        reference="hand",
+        scale="log",
+        type="int",
+    ),
+    Metric(
+        column="device_peak_bytes",
+        name="device memory",
+        title="Peak GPU memory of the decoder (bytes)",
+        unit="bytes",
+        direction="lower",
+        meaning="most that torch had allocated on the GPU while it decoded an image, weights included; maximum over images; null "
+        "on a CPU",
+        computed="pipeline",
+        reference="hand",
+        scale="log",
+        type="int",
+    ),
 )
 BUNDLED = MappingProxyType({row.column: row for row in _METRICS})  # without those of other packages
 

@@ -22,12 +22,13 @@ from hfdbench.metrics.registry import METRICS, network_columns, of_network, reso
 from hfdbench.pipeline.instruments import without
 from hfdbench.pipeline.plan import Trial
 from hfdbench.pipeline.select import Need, networks_used, stored_measures
-from hfdbench.pipeline.session import Session
+from hfdbench.pipeline.session import PLACE, Session
 from hfdbench.results import parquet, schema
 from hfdbench.results.parquet import DamagedFile
 from hfdbench.results.stored import read_point
 
-PLACE = ("seal", "host", "processor")
+SHOWN = ("seal", *PLACE)  # in a point's row: each that there is
+PEAKS = ("host_peak_bytes", "device_peak_bytes")
 NAMED = 5  # images that a note names
 
 
@@ -107,17 +108,20 @@ def point_row(trial: Trial, every: list[dict], compared: list[Compared], absent:
     failed = len(every) - len(rows)
     row = {"codec": trial.codec.id, "point": trial.point, "dataset": trial.dataset.id, "kind": trial.codec.kind}
     row |= {"title": trial.codec.title or trial.codec.id, "device": trial.device, "seed": trial.seed}
-    row |= {"network_evaluations": trial.codec.point(trial.point).network_evaluations}
+    cost = trial.codec.point(trial.point)
+    row |= {"network_evaluations": cost.network_evaluations, "macs_per_pixel": cost.macs}
     row |= {"images": len(rows), "failed": failed, "badge": trial.given.badge if trial.given else None}
     row |= {"tolerance": None if trial.given and trial.given.pictures else tolerance(trial.codec)}
-    row |= {name: ", ".join(sorted({r[name] for r in every if r[name]})) or None for name in PLACE}
+    row |= {name: ", ".join(sorted({r[name] for r in every if r[name]})) or None for name in SHOWN}
     row["status"] = "ok" if not failed else "partial" if rows else "failed"
     notes = [f"{failed} of {len(every)} images failed"] if failed else []
     if rows:
         row |= _rate(rows) | distortion_row(rows)
-        classes = {r["processor"] for r in rows if r.get("processor")}
+        row |= {name: _largest(rows, name) for name in ("batch", *PEAKS)}
+        classes = {(r["processor"], r.get("device_name")) for r in rows if r.get("processor")}
         if len(classes) > 1:  # of shards on different machines
-            notes.append(f"no times: decoded on {len(classes)} classes of processors, see images/")
+            names = " and ".join(sorted(f"{name or '?'} ({processor})" for processor, name in classes))
+            notes.append(f"no times: decoded on {names}, see images/")
         else:
             row |= _times(rows)
         if row["identical"]:
@@ -192,6 +196,10 @@ def distortion_row(rows: list[dict]) -> dict:
         "ms_ssim_db": statistics.fmean(finite_db) if similar and len(finite_db) == len(similar) else None,
         "ms_ssim_images": len(similar),
     }
+
+
+def _largest(rows: list[dict], name: str) -> int | None:
+    return max((row[name] for row in rows if row.get(name) is not None), default=None)
 
 
 def _times(rows: list[dict]) -> dict:

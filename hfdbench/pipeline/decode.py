@@ -1,17 +1,23 @@
 """Streams -> decoded images -> the images table, features and metrics of `--metric`, whichever are missing.
 
-The decoders are given streams alone. A trial whose images are stored already is decoded to the same pixels or not at
-all: its new features and metrics must be those of the images that were measured.
+The decoders are given streams alone: one at a time or, where a codec declares a batch, those of several pictures of one
+size; in an order by chance. A trial whose images are stored already is decoded to the same pixels or not at all: its new
+features and metrics must be those of the images that were measured.
 """
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import ExitStack
+import math
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from hfdbench.codecs import identity
 from hfdbench.codecs.pool import SHUFFLED, CodecFailed, Pool, in_order
 from hfdbench.datasets.image_files import read_image
 from hfdbench.errors import ImageError, Unavailable, UsageError
@@ -25,6 +31,10 @@ from hfdbench.pipeline.select import Need, stored_measures
 from hfdbench.pipeline.session import FEATURE_ROWS, IMAGE_ROWS, Session
 from hfdbench.results import parquet, schema
 from hfdbench.results.work import Pieces, finish
+
+BATCH_PIXELS = 1 << 23  # of all pictures of a batch, unless one alone has more
+_Measured = tuple[dict, list[Patch], dict[str, list[dict]]]  # a row of images, patches, rows of quality
+_Answer = tuple[dict, np.ndarray] | CodecFailed | ImageError | None  # columns and image
 
 
 def decode(session: Session, trial: Trial, need: Need, pool: Pool) -> None:
@@ -51,8 +61,12 @@ def decode(session: Session, trial: Trial, need: Need, pool: Pool) -> None:
         session.progress.advance(len(mine) - len(missing))
         stored = {} if tables.images else _stored_pixels(session, trial)
 
-        def one(stream: dict) -> tuple[dict, list[Patch], dict[str, list[dict]]]:
-            row, image, original = _measure(session, trial, stream, pool)
+        def some(streams: list[dict]) -> list[_Measured]:
+            answers = _answers(session, trial, streams, pool)
+            return [one(stream, answer) for stream, answer in zip(streams, answers, strict=True)]
+
+        def one(stream: dict, answer: _Answer) -> _Measured:
+            row, image, original = _measure(session, trial, stream, answer)
             cut = patches(image, trial.dataset.protocol) if tables.buffers and image is not None else []
             values = {name: _values(row, measure, original, image) for name, measure in tables.measures.items()}
             return row, cut, values
@@ -60,7 +74,10 @@ def decode(session: Session, trial: Trial, need: Need, pool: Pool) -> None:
         with ExitStack() as stack:
             for pieces in tables.pieces:
                 stack.enter_context(pieces)
-            for row, cut, values in in_order(pool, _streams(session, trial, set(missing)), one, shuffled=SHUFFLED):
+            most = 1 if session.request.give_up or _pictures(trial) else identity.batch(trial.codec)
+            groups = _groups(_streams(session, trial, set(missing)), most)
+            measured = in_order(pool, groups, some, shuffled=max(1, SHUFFLED // most))
+            for row, cut, values in _sorted(measured, missing):
                 if not tables.images and stored[row["image"]] != row.get("pixels_sha256"):
                     path = session.folder.images(trial.name)
                     raise UsageError(
@@ -185,8 +202,91 @@ def _streams(session: Session, trial: Trial, wanted: set[int]) -> Iterator[dict]
                 yield from batch.slice(i, 1).to_pylist()
 
 
+def _groups(streams: Iterable[dict], most: int) -> Iterator[list[dict]]:
+    """Streams that the decoder is given at once: of pictures of one size, among SHUFFLED that follow one another."""
+    streams = iter(streams)
+    while some := list(islice(streams, SHUFFLED if most > 1 else 1)):
+        alike: dict[tuple, list[dict]] = {}
+        for stream in some:
+            alone = stream["image"] if stream["status"] != "ok" else None
+            alike.setdefault((alone, stream["width"], stream["height"]), []).append(stream)
+        for group in alike.values():
+            count = 1 if len(group) == 1 else max(1, min(most, BATCH_PIXELS // _pixels(group[0])))
+            yield from (group[first : first + count] for first in range(0, len(group), count))
+
+
+def _sorted(groups: Iterable[list[_Measured]], images: list[int]) -> Iterator[_Measured]:
+    """What was measured in the order of the images, as soon as it is there."""
+    waiting, wanted = {}, iter(images)
+    image = next(wanted, None)
+    for group in groups:
+        waiting |= {measured[0]["image"]: measured for measured in group}
+        while image in waiting:
+            yield waiting.pop(image)
+            image = next(wanted, None)
+    yield from (waiting[left] for left in sorted(waiting))  # of a table that lacks others
+
+
+def _pictures(trial: Trial) -> Mapping[int, Path] | None:
+    """Files of pictures that somebody else decoded."""
+    return trial.given.files if trial.given and trial.given.pictures else None
+
+
+def _answers(session: Session, trial: Trial, streams: list[dict], pool: Pool) -> Iterator[_Answer]:
+    """What becomes of each stream, asked for when it is used; None for one that is not there.
+
+    A batch that fails is decoded stream by stream: only what is to blame becomes an error.
+    """
+    if len(streams) > 1:
+        with suppress(CodecFailed):
+            yield from _batch(trial, streams, pool)
+            return
+    pictures = _pictures(trial)
+    for stream in streams:
+        try:
+            if stream["status"] != "ok":
+                yield None
+            elif session.request.give_up:
+                yield CodecFailed(session.request.give_up, passing=True)
+            elif pictures is not None:
+                yield {}, read_image(pictures[stream["image"]])
+            else:
+                ask = {"do": "decode", "seed": trial.seed}
+                answer, body = pool.ask(trial.codec, trial.point, ask, stream["stream"], _pixels(stream))
+                yield _columns(answer, 1, 1), np.frombuffer(bytearray(body), np.uint8).reshape(answer["shape"])
+        except (ImageError, CodecFailed) as error:
+            yield error
+
+
+def _batch(trial: Trial, streams: list[dict], pool: Pool) -> list[_Answer]:
+    """Images of several streams, which the decoder is given in an order by chance; its time is divided by pixels."""
+    order = random.SystemRandom().sample(range(len(streams)), len(streams))
+    given = [streams[number]["stream"] for number in order]
+    ask = {"do": "decode_batch", "seed": trial.seed, "lengths": [len(stream) for stream in given]}
+    pixels = sum(map(_pixels, streams))
+    answer, body = pool.ask(trial.codec, trial.point, ask, b"".join(given), pixels, retries=0)
+    found: dict[int, _Answer] = {}
+    start = 0
+    for number, shape in zip(order, answer["shapes"], strict=True):
+        end = start + math.prod(shape)
+        columns = _columns(answer, len(streams), _pixels(streams[number]) / pixels)
+        found[number] = columns, np.frombuffer(bytearray(body[start:end]), np.uint8).reshape(shape)
+        start = end
+    return [found[number] for number in range(len(streams))]
+
+
+def _columns(answer: dict, count: int, share: float) -> dict[str, Any]:
+    """Columns of the images table that an answer to `count` streams says: this one's share of the time, the memory of all."""
+    memory = {name: answer[name] for name in ("host_peak_bytes", "device_peak_bytes")}
+    return {"decode_s": answer["decode_s"] * share, "batch": count, **memory}
+
+
+def _pixels(stream: dict) -> int:
+    return stream["width"] * stream["height"]
+
+
 def _measure(
-    session: Session, trial: Trial, stream: dict, pool: Pool
+    session: Session, trial: Trial, stream: dict, answer: _Answer
 ) -> tuple[dict, np.ndarray | None, np.ndarray | None]:
     """One row of the images table, and the decoded image and its original when they can be compared."""
     row: dict[str, Any] = {"codec": trial.codec.id, "point": trial.point, "dataset": trial.dataset.id}
@@ -194,24 +294,19 @@ def _measure(
     row |= {
         name: stream[name] for name in ("image", "name", "width", "height", "bytes", "encode_s", "error", "passing")
     }
-    pictures = trial.given.files if trial.given and trial.given.pictures else None
-    if pictures is None:  # decoded here
+    if _pictures(trial) is None:  # decoded here
         row |= {"seal": session.environment.get("seal"), **session.place}
-    if stream["status"] != "ok":
+    if answer is None:
         return row, None, None
-    row["pixels"] = pixels = row["width"] * row["height"]
-    row["bpp"] = row["bytes"] * 8 / pixels
-    if session.request.give_up:
-        return row | {"error": session.request.give_up, "passing": True}, None, None
+    row["pixels"] = _pixels(stream)
+    row["bpp"] = row["bytes"] * 8 / row["pixels"]
+    if stream["stream"] is not None and not session.request.give_up:
+        row["stream_sha256"] = hashlib.sha256(stream["stream"]).hexdigest()
     try:
-        if pictures is not None:
-            image = read_image(pictures[stream["image"]])
-        else:
-            row["stream_sha256"] = hashlib.sha256(stream["stream"]).hexdigest()
-            ask = {"do": "decode", "seed": trial.seed}
-            answer, body = pool.ask(trial.codec, trial.point, ask, stream["stream"], pixels)
-            image = np.frombuffer(bytearray(body), np.uint8).reshape(answer["shape"])
-            row["decode_s"] = answer["decode_s"]
+        if isinstance(answer, Exception):
+            raise answer
+        columns, image = answer
+        row |= columns
         original = trial.dataset.load(stream["image"])
     except (ImageError, CodecFailed) as error:
         return row | failure(error), None, None

@@ -6,7 +6,7 @@ import subprocess
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -38,6 +38,7 @@ PACKAGES = (
     "pillow-heif",
     "pillow-jxl-plugin",
 )
+PLACE = ("host", "processor", "device_name")
 STREAM_ROWS, IMAGE_ROWS, FEATURE_ROWS = 16, 4096, 256  # of a row group
 
 
@@ -64,8 +65,8 @@ class Session:
 
     @property
     def place(self) -> dict[str, str | None]:
-        """Columns `host` and `processor` of what is measured here."""
-        return {"host": platform.node(), "processor": self.environment["processor"]}
+        """Columns `host`, `processor` and `device_name` of what is measured here."""
+        return {name: self.environment[name] for name in PLACE}
 
     def note(self, text: str) -> None:
         """Report something that is worth a line."""
@@ -124,6 +125,7 @@ def environment(request: Request) -> dict:
         "commit": _commit(bundled_root()),
         "device": request.device,
         "cpu": _cpu(),
+        "device_name": _device_name(request.device),
         "host": platform.node(),
         "processor": processor(),
         "threads": THREADS,
@@ -145,6 +147,17 @@ def _commit(root: Path) -> str | None:
         return None
 
 
+def _device_name(device: str) -> str:
+    """Name of the GPU that networks run on, as torch says it, or of the CPU."""
+    if device.split(":")[0] == "cuda":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_name(device)
+    return _cpu()
+
+
+@cache
 def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

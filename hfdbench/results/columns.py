@@ -54,7 +54,7 @@ TAIL = (
     Column(
         name="device",
         type="text",
-        meaning="`cpu` or `cuda`: times compare only on one device and number of threads (see the metadata)",
+        meaning="`cpu` or `cuda`: times compare only on one device (`device_name`) and number of threads (see the metadata)",
     ),
     Column(name="seed", type="int", meaning="given to the decoder"),
     Column(name="status", type="text", meaning="`ok`; `partial`: some images failed; `failed`: all did"),
@@ -67,6 +67,20 @@ TAIL = (
     ),
     Column(name="host", type="text", meaning="machines that decoded it", required=False),
     Column(name="processor", type="text", meaning="classes of the processors that decoded it", required=False),
+    Column(
+        name="device_name",
+        type="text",
+        meaning="models of the GPUs, or of the CPUs, that decoded it; times are null where there are several",
+        required=False,
+    ),
+    Column(
+        name="batch",
+        type="int",
+        unit="images",
+        range="≥ 1",
+        meaning="images decoded in one call at most: its time is divided over them by pixels, its peaks are of all of them",
+        required=False,
+    ),
     Column(
         name="tolerance",
         type="int",

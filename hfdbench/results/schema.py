@@ -28,7 +28,7 @@ STREAMS = _schema("""
     float: encode_s
     text: status error
     bool: passing
-    text: host processor
+    text: host processor device_name
 """)
 IMAGES = _schema("""
     text: codec point dataset
@@ -40,7 +40,8 @@ IMAGES = _schema("""
     float: ms_ssim encode_s decode_s
     text: stream_sha256 pixels_sha256 status error
     bool: passing
-    text: seal host processor
+    text: seal host processor device_name
+    int: batch host_peak_bytes device_peak_bytes
 """)
 
 
@@ -59,9 +60,13 @@ QUALITY = _schema("""
 """)
 POINTS = points_schema()
 
-# Columns that files of an older version lack.
+# Columns that files of an older version lack: of points, and of images and streams.
 ADDED = frozenset(
-    [*(column.name for column in POINT_COLUMNS if not column.required), "passing", "seal", "host", "processor"]
+    [
+        *(column.name for column in POINT_COLUMNS if not column.required),
+        "passing",
+        *IMAGES.names[IMAGES.names.index("seal") :],
+    ]
 )
 
 

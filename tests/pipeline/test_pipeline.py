@@ -1,5 +1,6 @@
 """The whole way from pictures to points, with codecs that work and codecs that fail, killed and undisturbed."""
 
+import hashlib
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from PIL import Image
 
 from hfdbench.cards.find import choose
 from hfdbench.cards.schema import CodecCard
+from hfdbench.codecs.protocol import load_codec
 from hfdbench.datasets.dataset import open_dataset
 from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution.patches import patches
@@ -125,6 +127,56 @@ def test_numbers_of_a_trial(tmp_path):
     assert {"cpu", "threads", "seed", "started_utc", "device", "commit"} <= metadata.keys()
 
 
+def test_streams_of_pictures_of_one_size_are_decoded_together(tmp_path):
+    """In batches of four where the codec asks for it; an image that fails there fails alone; pixels are those of one by one."""
+    images = tmp_path / "p"
+    pictures(images / "a", 6, bad=(2,))
+    for i, path in enumerate(sorted((images / "a").iterdir())):
+        path.rename(images / f"{2 * i}.png")
+    pictures(images / "b", 5, 24, 30)
+    for i, path in enumerate(sorted((images / "b").iterdir())):
+        path.rename(images / f"{2 * i + 1}.png")
+    for name in "ab":
+        (images / name).rmdir()
+    request = Request(codecs=(codec("Batched", points=[("a", {"pause_s": 0.2})]),), datasets=(f"folder:{images}",))
+    request = replace(request, out=tmp_path / "out", workers=2, verify=11)
+    summary = run(request)
+    ((_, errors),) = summary.failed
+    assert (
+        len(errors) == 1 and "foreign stream" in errors[0] and "10 streams decoded again, 0 differ" in summary.notes[-1]
+    )
+    rows = parquet.read_table(one_file(request.out / "images")).to_pylist()
+    assert [row["image"] for row in rows] == list(range(11))
+    alone = Quantiser(16)
+    for row in rows:
+        if row["status"] == "ok":
+            stored = parquet.read_table(one_file(request.out / "streams"))["stream"][row["image"]].as_py()
+            assert row["pixels_sha256"] == hashlib.sha256(alone.decode(stream=stored, seed=0).data).hexdigest()
+            assert row["host_peak_bytes"] > 10 << 20 and row["device_peak_bytes"] is None
+    failed = next(row for row in rows if row["status"] != "ok")
+    together = [row for row in rows if (row["batch"] or 1) > 1]
+    assert failed["batch"] is None and sorted(row["batch"] for row in together)[-4:] == [4] * 4
+    assert all(row["batch"] == 4 for row in rows if row["height"] == 24 and row["batch"] > 1)
+    fours = [row["decode_s"] for row in together if row["height"] == 24]
+    assert len(set(fours)) == 1 and 0.05 <= fours[0] < 0.2, "the call's time is divided over its pictures"
+    (point,) = summary.points.to_dict("records")
+    assert point["batch"] == 4 and point["host_peak_bytes"] == max(row["host_peak_bytes"] or 0 for row in rows)
+
+
+def test_networks_give_the_same_pixels_in_a_batch(tmp_path):
+    (card,) = choose(CodecCard, ["hfd-fast"])
+    card = card.model_copy(update={"adapter": "helpers_codec:BatchedHFD", "streams": None, "points": card.points[:1]})
+    request = Request(codecs=(card,), datasets=(pictures(tmp_path / "p", 3, 20, 24),), out=tmp_path / "out")
+    run(request)
+    rows = parquet.read_table(one_file(request.out / "images")).to_pylist()
+    streams = parquet.read_table(one_file(request.out / "streams"))["stream"].to_pylist()
+    codec = load_codec(card, card.points[0].id)
+    assert [row["batch"] for row in rows] == [3] * 3
+    assert [row["pixels_sha256"] for row in rows] == [
+        hashlib.sha256(codec.decode(stream, seed=0).data).hexdigest() for stream in streams
+    ]
+
+
 def test_times_of_shards_on_several_classes_of_processors_are_not_averaged(tmp_path):
     request = Request(codecs=(codec(),), datasets=(pictures(tmp_path / "p", 2),), out=tmp_path / "out")
     run(request)
@@ -132,7 +184,11 @@ def test_times_of_shards_on_several_classes_of_processors_are_not_averaged(tmp_p
     rows = parquet.read_table(one_file(request.out / "images")).to_pylist()
     assert point_row(trial, rows, [], [])["decode_s"] > 0
     mixed = point_row(trial, [rows[0], rows[1] | {"processor": "another"}], [], [])
-    assert "decode_s" not in mixed and "decoded on 2 classes of processors" in mixed["note"] and mixed["psnr_db"] > 0
+    assert "decode_s" not in mixed and "no times: decoded on " in mixed["note"] and mixed["psnr_db"] > 0
+    other = point_row(trial, [rows[0], rows[1] | {"device_name": "NVIDIA H100"}], [], [])
+    assert "decode_s" not in other and "NVIDIA H100" in other["note"] and "NVIDIA H100" in other["device_name"]
+    older = point_row(trial, [row | {"device_name": None, "processor": None} for row in rows], [], [])
+    assert older["decode_s"] > 0 and older["device_name"] is None
 
 
 def test_again_skips_what_is_done(tmp_path):
