@@ -54,6 +54,19 @@ def mean_of_seeds(points: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([points[~several].assign(seeds=1), means]).sort_index(kind="stable")
 
 
+def timed_on(points: pd.DataFrame) -> list[str]:
+    """Names of the devices that the times of points are of; one of an older version, which did not note it, counts as any.
+
+    Parameters
+    ----------
+    points : DataFrame
+        Rows of the points table.
+    """
+    kinds = points["device"].dropna().unique().tolist() if "device" in points else []
+    names = points["device_name"].dropna().unique().tolist() if "device_name" in points else []
+    return sorted(map(str, names if len(names) > 1 else kinds))
+
+
 def with_spreads(columns: Iterable[str], points: pd.DataFrame) -> list[str]:
     """The columns that are printed of such a table: a distance is followed by its spread; the seeds are counted at the end."""
     columns = list(columns)

@@ -29,6 +29,7 @@ from typing import Literal
 import numpy as np
 
 from hfdbench.cards.schema import CodecCard
+from hfdbench.codecs.identity import batch
 from hfdbench.codecs.pool import CodecFailed, Pool
 from hfdbench.datasets.dataset import open_dataset
 from hfdbench.errors import Unavailable, UsageError
@@ -264,6 +265,8 @@ class _Kit:
 
     def batches(self) -> str:
         if not self._usage(self.pool, self.card)["batched"]:
+            if batch(self.card) > 1:
+                raise Broken("declares a batch and has no decode_batch")
             raise Inapplicable("has no decode_batch")
         names = ["natural", "other", "natural"]
         alone = [self._picture(name) for name in names]

@@ -118,12 +118,9 @@ def point_row(trial: Trial, every: list[dict], compared: list[Compared], absent:
     if rows:
         row |= _rate(rows) | distortion_row(rows)
         row |= {name: _largest(rows, name) for name in ("batch", *PEAKS)}
-        classes = {(r["processor"], r.get("device_name")) for r in rows if r.get("processor")}
-        if len(classes) > 1:  # of shards on different machines
-            names = " and ".join(sorted(f"{name or '?'} ({processor})" for processor, name in classes))
-            notes.append(f"no times: decoded on {names}, see images/")
-        else:
-            row |= _times(rows)
+        times, reasons = _times(rows)
+        row |= times
+        notes += reasons
         if row["identical"]:
             notes.append(f"PSNR has no mean: {row['identical']} images are identical to their originals")
     if failed:
@@ -202,15 +199,22 @@ def _largest(rows: list[dict], name: str) -> int | None:
     return max((row[name] for row in rows if row.get(name) is not None), default=None)
 
 
-def _times(rows: list[dict]) -> dict:
+def _times(rows: list[dict]) -> tuple[dict, list[str]]:
+    """Times, never averaged over several kinds of devices, as of shards on different machines; and why some are missing."""
     megapixels = sum(row["pixels"] for row in rows) / 1e6
-    times = {}
+    decoders = {(row["processor"], row["device_name"]) for row in rows if row.get("processor")}
+    encoders = {row["encoded_on"] for row in rows if row.get("encoded_on")}
+    places = {"decode_s": sorted(f"{name or '?'} ({kind})" for kind, name in decoders), "encode_s": sorted(encoders)}
+    times, reasons = {}, []
     for name in ("encode_s", "decode_s"):
         seconds = [row[name] for row in rows]
-        if None in seconds:  # somebody else's, who did not say
-            continue
-        times |= {name: statistics.median(seconds), f"{name}_per_mpx": sum(seconds) / megapixels}
-    return times
+        if len(places[name]) > 1:
+            reasons.append(f"no {name}: on {' and '.join(places[name])}, see images/")
+        elif None not in seconds:  # somebody else's, who did not say
+            times |= {name: statistics.median(seconds), f"{name}_per_mpx": sum(seconds) / megapixels}
+    if len(encoders) == 1 and decoders and encoders.isdisjoint(name for _, name in decoders):
+        reasons.append(f"encode_s: on {encoders.pop()}")
+    return times, reasons
 
 
 def _realism(trial: Trial, compared: Compared) -> tuple[dict, str]:

@@ -294,6 +294,7 @@ def _measure(
     row |= {
         name: stream[name] for name in ("image", "name", "width", "height", "bytes", "encode_s", "error", "passing")
     }
+    row["encoded_on"] = stream["device_name"]
     if _pictures(trial) is None:  # decoded here
         row |= {"seal": session.environment.get("seal"), **session.place}
     if answer is None:

@@ -111,11 +111,19 @@ def exported_curves(out: Path, codecs: Iterable[str] = (), datasets: Iterable[st
             codec=codec,
             dataset=dataset,
             title=_title(some[0].row),
-            points=tuple((dict(trial.row), trial.read_images().to_pandas()) for trial in some),
+            points=_on_one_device([(dict(trial.row), trial.read_images().to_pandas()) for trial in some]),
             metadata=some[-1].read_images_metadata(),
         )
         for (codec, dataset, _, _), some in groups.items()
     ]
+
+
+def _on_one_device(points: list[tuple[dict, pd.DataFrame]]) -> tuple[tuple[dict, pd.DataFrame], ...]:
+    """The points of a curve, without times that are of several devices: whoever reads the file averages them."""
+    for time, place in (("encode_s", "encoded_on"), ("decode_s", "device_name")):
+        if len({name for _, images in points for name in images[place].dropna()}) > 1:
+            points = [(row, images.assign(**{time: math.nan})) for row, images in points]
+    return tuple(points)
 
 
 def _title(row: Mapping[str, Any]) -> str:

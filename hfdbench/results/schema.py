@@ -40,7 +40,7 @@ IMAGES = _schema("""
     float: ms_ssim encode_s decode_s
     text: stream_sha256 pixels_sha256 status error
     bool: passing
-    text: seal host processor device_name
+    text: seal host processor device_name encoded_on
     int: batch host_peak_bytes device_peak_bytes
 """)
 

@@ -196,12 +196,16 @@ def test_times_of_another_device_are_refused_and_of_another_processor_left_out(t
     write_codec(tmp_path / "a", "made")
     for out, device, cpu in (("b", "cuda", "x"), ("c", "cpu", "y")):
         shutil.copytree(tmp_path / "a", tmp_path / out)
-        edited(tmp_path / out, "images", lambda rows, meta, cpu=cpu: (rows, meta | {"cpu": cpu}))
+        edited(
+            tmp_path / out, "images", lambda rows, meta, cpu=cpu: (rows.assign(device_name=cpu), meta | {"cpu": cpu})
+        )
         edited(tmp_path / out, "points", lambda rows, meta, device=device: (rows.assign(device=device, fid=None), meta))
     edited(tmp_path / "a", "points", lambda rows, meta: (rows.assign(fid=None), meta))
     assert "times on cuda" in gate.check(tmp_path / "b", tmp_path / "a", CARD).refused[0]
     report = gate.check(tmp_path / "c", tmp_path / "a", CARD)
     assert report.exit_code == 0 and "times are not compared: y" in report.notes[0]
+    edited(tmp_path / "c", "images", lambda rows, meta: (rows.assign(device_name=[*"yz"] * (len(rows) // 2)), meta))
+    assert "times are not compared: y; z" in gate.check(tmp_path / "c", tmp_path / "a", CARD).notes[0]
     untimed = CARD.model_copy(
         update={"tolerance": {name: value for name, value in gate.tolerances(CARD).items() if not name.endswith("_s")}}
     )

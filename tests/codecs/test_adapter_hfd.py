@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers_hfd import SMALL, autoencoder, decoder, picture, write
+from torch.utils.flop_counter import FlopCounterMode
 
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard, read_card
@@ -17,6 +18,7 @@ from hfdbench.errors import CodecError, StreamError, Unavailable, UsageError
 from hfdbench.hfd import coding
 from hfdbench.hfd.container import Coded
 from hfdbench.hfd.decoder import Sampling
+from hfdbench.hfd.weights import read_decoder
 
 SAMPLING = {"steps": 2, "shift": 0.5, "tile": 64, "overlap": 16}
 
@@ -52,6 +54,41 @@ def test_any_size_round_trips(files, mse, size, name):
     image = picture(*size)
     out = codec.decode(codec.encode(image), seed=3)
     assert out.shape == image.shape and out.dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", ["elic-mse", "elic-v5", "hfd-fast"])
+def test_cards_state_the_multiply_adds_of_decoding(name):
+    """As torch counts them while a picture is decoded; per pixel they are those of any picture of whole tiles."""
+    card = find_cards(CodecCard)[name]
+    codec = load_codec(card, card.points[0].id)
+    stream = codec.encode(picture(64, 64))
+    with FlopCounterMode(display=False) as counter:
+        codec.decode(stream, seed=0)
+    assert counter.get_total_flops() / 2 / 64**2 == pytest.approx(card.points[0].macs, rel=2e-3)
+
+
+def test_cards_state_the_multiply_adds_of_an_evaluation():
+    cards, counted = find_cards(CodecCard), {}
+    for card in cards.values():
+        for point in card.points:
+            if point.macs_per_evaluation is not None and card.adapter.startswith("hfdbench.codecs.hfd:"):
+                path = point.weights[-1].path(card)
+                if path not in counted:
+                    counted[path] = _macs_of_an_evaluation(path)
+                assert point.macs_per_evaluation == pytest.approx(counted[path], rel=1e-5), card.id
+                coded = 0 if card.base else cards["elic-mse"].points[0].macs
+                assert point.macs == coded + point.network_evaluations * point.macs_per_evaluation
+    assert len(counted) == 8
+
+
+def _macs_of_an_evaluation(weights):
+    """Per pixel, on tensors without data."""
+    decoder, side = read_decoder(weights).module.to("meta"), 2048
+    x, one = torch.empty(1, 3, side, side, device="meta"), torch.zeros(1, device="meta")
+    latents = torch.empty(1, decoder.config.latents, side // 16, side // 16, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        decoder(x, x, one, one.long(), latents)
+    return counter.get_total_flops() / 2 / side**2
 
 
 def test_decoders_share_streams_and_seeds_decide(files, mse):

@@ -129,6 +129,13 @@ def test_codec_compare_of_a_lossless_codec_keeps_sizes_and_times(results):
     assert len(notes) == 2 and all("no image has a finite" in note for note in notes)
 
 
+def test_times_of_several_devices_are_left_out(results):
+    changed(results, lambda rows: rows.assign(device_name=[*"xy"] * (len(rows) // 2)))
+    curve = interchange.exported_curves(results)[0]
+    (_, rows), times = parsed(interchange.codec_compare(curve)[0]), {"encoding_time", "decoding_time"}
+    assert times & rows[0].keys() == times & interchange.compressai(curve)["results"].keys() == {"encoding_time"}
+
+
 def test_compressai_reads_what_is_exported(results, tmp_path):
     plot = pytest.importorskip("compressai.utils.plot.__main__")
     (path, _), _ = interchange.export_compressai(results, tmp_path / "to")

@@ -283,6 +283,20 @@ def test_evaluations_keep_a_place_for_zero_and_join_sweeps_not_rates(tmp_path):
     assert {"0", "1", "10", "100"} <= {*re.findall(r"<text[^>]*>([^<]*)</text>", svg)}
 
 
+def test_times_of_several_devices_share_no_axis_and_are_told_apart_in_a_table():
+    points = decoders().assign(device="cpu", device_name="EPYC")
+    assert figure_data(points, card("fid-cost"), "kodak").curves
+    points.loc[points.codec == "hfd", "device_name"] = "H100"
+    with pytest.raises(Unavailable, match=r"times of kodak are of several devices \(EPYC, H100\)"):
+        figure_data(points, card("fid-cost"), "kodak")
+    assert figure_data(points, card("fid-evaluations"), "kodak").curves
+    printed = tables.render_points(points, columns=["codec", "decode_s_per_mpx"])
+    assert "EPYC" in printed and "H100" in printed and "several devices" in printed
+    assert "EPYC" not in tables.render_points(points, columns=["codec", "fid"])
+    older = points.assign(device_name=[None if codec == "hfd" else "EPYC" for codec in points.codec])
+    assert figure_data(older, card("fid-cost"), "kodak").curves
+
+
 @pytest.mark.parametrize("bytes_, message", [(None, "no points yet"), (b"PAR1 torn", "damaged .*sets it aside")])
 def test_report_of_an_empty_or_damaged_folder_is_refused(bytes_, message, tmp_path):
     if bytes_:
