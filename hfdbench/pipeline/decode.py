@@ -114,16 +114,19 @@ class _Tables:
         self._session, self._trial = session, trial
         self.measures = {name: session.instruments.measures[name] for name in need.measures}
         folder, key = session.folder, trial.trial_key
-        self.images = session.pieces(key, "images", schema.IMAGES, "pixels_sha256") if need.images else None
+        mine = session.images(len(trial.dataset.names))
+        self.images = session.pieces(key, "images", schema.IMAGES, "pixels_sha256", mine) if need.images else None
         self.features: dict[str, Pieces] = {}
         for name, extractor in session.instruments.extractors.items():
             if name in need.features or need.again:
                 columns = schema.features_schema(extractor.dimensions)
-                self.features[name] = session.pieces(key, f"features-{extractor.key}", columns, "features")
+                self.features[name] = session.pieces(key, f"features-{extractor.key}", columns, "features", mine)
         measured = stored_measures(folder, trial) if need.again else {}
         for name in measured.keys() & session.instruments.measures.keys():
             self.measures[name] = session.instruments.measures[name]
-        self.quality = {name: session.pieces(key, f"quality-{name}", schema.QUALITY, "value") for name in self.measures}
+        self.quality = {
+            name: session.pieces(key, f"quality-{name}", schema.QUALITY, "value", mine) for name in self.measures
+        }
         if need.again:
             self._take_back(need)
         self.buffers = {
@@ -191,11 +194,13 @@ def _stored_pixels(session: Session, trial: Trial) -> dict[int, str | None]:
 
 def _streams(session: Session, trial: Trial, wanted: set[int]) -> Iterator[dict]:
     """Rows of the streams table of some images, from the finished table or, in a shard, from its pieces."""
-    path = session.folder.streams(trial.stream_name)
+    if not wanted:
+        return
+    path, span = session.folder.streams(trial.stream_name), range(min(wanted), max(wanted) + 1)
     if path.exists():
-        batches = parquet.read_batches(path, schema.STREAMS)
+        batches = parquet.read_batches(path, schema.STREAMS, span)
     else:
-        batches = session.pieces(trial.stream_key, "streams", schema.STREAMS, "stream").batches()
+        batches = session.pieces(trial.stream_key, "streams", schema.STREAMS, "stream", span).batches()
     for batch in batches:
         for i, image in enumerate(batch["image"].to_pylist()):
             if image in wanted:

@@ -28,7 +28,7 @@ def encode(session: Session, trial: Trial, again: Set[int], pool: Pool) -> None:
     path, count = session.folder.streams(trial.stream_name), len(trial.dataset.names)
     mine = session.images(count)
     with session.lock(trial.stream_key):
-        pieces = session.pieces(trial.stream_key, "streams", schema.STREAMS, "stream")
+        pieces = session.pieces(trial.stream_key, "streams", schema.STREAMS, "stream", mine)
         if path.exists():
             if not again:  # another run that we waited for was faster
                 return session.progress.advance(len(mine))

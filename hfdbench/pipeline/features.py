@@ -88,9 +88,10 @@ def describe_originals(session: Session, dataset: Dataset, extractor: Extractor)
     with session.lock(path.stem):
         if path.exists():
             return session.progress.advance(len(session.images(count)))
-        pieces = session.pieces(path.stem, "features", schema.features_schema(extractor.dimensions), "features")
-        missing = pieces.missing(session.images(count))
-        session.progress.advance(len(session.images(count)) - len(missing))
+        mine, columns = session.images(count), schema.features_schema(extractor.dimensions)
+        pieces = session.pieces(path.stem, "features", columns, "features", mine)
+        missing = pieces.missing(mine)
+        session.progress.advance(len(mine) - len(missing))
         buffer = FeatureBuffer(session.instruments.network(extractor.name), extractor.dimensions, pieces)
         try:
             with pieces:

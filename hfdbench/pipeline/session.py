@@ -82,9 +82,9 @@ class Session:
         """Path of a network's features of a dataset's originals."""
         return self.folder.reference(dataset.id, dataset.sha256, dataset.protocol, extractor.key, self.request.device)
 
-    def pieces(self, key: str, table: str, columns: pa.Schema, compare: str) -> Pieces:
-        """Open an unfinished table; damaged pieces are set aside and made again."""
-        pieces = Pieces(self.folder, key, table, columns, compare, platform.node())
+    def pieces(self, key: str, table: str, columns: pa.Schema, compare: str, images: range | None = None) -> Pieces:
+        """Open an unfinished table, or the part of some images; damaged pieces are set aside and made again."""
+        pieces = Pieces(self.folder, key, table, columns, compare, platform.node(), images)
         for error, place in pieces.set_aside:
             self.note(f"{error.path}: damaged ({error.cause}); moved to {place}, its images are done again")
         return pieces
@@ -136,6 +136,7 @@ def environment(request: Request) -> dict:
     }
 
 
+@cache
 def _commit(root: Path) -> str | None:
     """Commit of a checkout, "-dirty" when files were changed; None outside one."""
     if not (root / ".git").exists():

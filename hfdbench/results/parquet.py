@@ -247,17 +247,35 @@ def read_schema(path: Path) -> pa.Schema:
         return file.schema_arrow
 
 
-def read_batches(path: Path, schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
-    """Read the row groups of a file, one in memory at a time, checked as `read_table` checks the whole."""
-    with _readable(path, whole=True) as file:
+def read_batches(path: Path, schema: pa.Schema | None = None, images: range | None = None) -> Iterator[pa.RecordBatch]:
+    """Read the row groups of a file, one in memory at a time, checked as `read_table` checks the whole.
+
+    Parameters
+    ----------
+    path : Path
+    schema : pa.Schema, optional
+        What the file must hold.
+    images : range, optional
+        Only row groups that hold some of these images, by a column `image`; only what is read is checked, page by page.
+    """
+    with _readable(path, whole=images is None) as file:
         if schema is not None:
             _check_schema(path, file, schema)
         for group in range(file.num_row_groups):
+            if images is not None and not _overlap(file, group, images):
+                continue
             table = file.read_row_group(group)
             table.validate(full=True)
             if schema is not None:
                 table = completed(table.replace_schema_metadata(None), schema)
             yield from table.combine_chunks().to_batches()
+
+
+def _overlap(file: pq.ParquetFile, group: int, images: range) -> bool:
+    """Whether a row group may hold rows of some images, by its statistics."""
+    column = file.metadata.row_group(group).column(file.schema_arrow.get_field_index("image"))
+    known = column.statistics
+    return known is None or not known.has_min_max or (known.min < images.stop and images.start <= known.max)
 
 
 def row_count(path: Path) -> int:

@@ -48,10 +48,22 @@ class Pieces:
         The column that two results of one image must agree in.
     host : str
         This machine, named when they do not.
+    images : range, optional
+        Only pieces that hold some of these images are looked at: others are somebody else's.
     """
 
-    def __init__(self, folder: ResultsFolder, key: str, table: str, schema: pa.Schema, compare: str, host: str = ""):
+    def __init__(
+        self,
+        folder: ResultsFolder,
+        key: str,
+        table: str,
+        schema: pa.Schema,
+        compare: str,
+        host: str = "",
+        images: range | None = None,
+    ):
         self.schema, self.set_aside = schema, []
+        self._mine = images
         self._folder, self._work, self._table = folder, folder.work(key), table
         self._compare, self._host = compare, host
         self._paths: dict[tuple[int, int], Path] = {}
@@ -76,7 +88,9 @@ class Pieces:
         name = re.compile(re.escape(self._table) + r"-(\d{6,})-(\d{6,})\.parquet")
         for path in sorted(self._work.glob("*.parquet")):
             if match := name.fullmatch(path.name):
-                yield (int(match[1]), int(match[2])), path
+                first, last = int(match[1]), int(match[2])
+                if self._mine is None or (first < self._mine.stop and self._mine.start <= last):
+                    yield (first, last), path
 
     def __enter__(self) -> "Pieces":
         return self

@@ -44,6 +44,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["a.parquet"]
 
 
+def test_row_groups_of_some_images_alone(tmp_path):
+    """The others are not even read: damage there is found by whoever reads them."""
+    path = tmp_path / "a.parquet"
+    parquet.write_batches(path, NUMBERS, numbers(0, 40).to_batches(), {}, rows=8)
+    read = list(parquet.read_batches(path, NUMBERS, range(9, 17)))
+    assert pa.Table.from_batches(read).equals(numbers(8, 24))
+    assert not list(parquet.read_batches(path, NUMBERS, range(40, 50)))
+    data = bytearray(path.read_bytes())
+    last = pq.read_metadata(path).row_group(4).column(1)
+    data[last.dictionary_page_offset + last.total_compressed_size - 3] ^= 0xFF
+    path.write_bytes(data)
+    assert pa.Table.from_batches(parquet.read_batches(path, NUMBERS, range(9, 17))).equals(numbers(8, 24))
+    for images in (None, range(30, 40)):
+        with pytest.raises(UsageError, match="damaged"):
+            list(parquet.read_batches(path, NUMBERS, images))
+
+
 @pytest.mark.parametrize("damage", ["cut", "foreign", "empty", "garbled"])
 def test_damaged_files_are_named(tmp_path, damage):
     path = tmp_path / "points" / "a.parquet"

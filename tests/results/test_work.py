@@ -52,6 +52,19 @@ def test_resume(folder, monkeypatch):
     assert not Pieces(folder, "k", "features", NUMBERS, "value").missing([])
 
 
+def test_a_part_looks_at_its_own_pieces_alone(folder):
+    """So that what a unit reads does not grow with the number of units."""
+    for first in (0, 4, 8):
+        fill(pieces(folder), range(first, first + 4))
+    other, mine = (folder.work("k") / f"images-{span}.parquet" for span in ("000000-000003", "000004-000007"))
+    other.write_bytes(b"torn")
+    part = Pieces(folder, "k", "images", NUMBERS, "value", images=range(5, 8))
+    assert not part.set_aside and not part.missing(range(4, 8)) and other.exists()
+    assert pa.Table.from_batches(part.batches()).equals(rows(4, 7))
+    mine.write_bytes(b"torn")
+    assert len(Pieces(folder, "k", "images", NUMBERS, "value", images=range(5, 8)).set_aside) == 1 and other.exists()
+
+
 @pytest.mark.parametrize(
     "order", [(range(5, 10), range(0, 5)), ([9, 0, 1, 7, 8], [2, 5, 3, 4, 6]), (range(0, 7), range(3, 10))]
 )
