@@ -56,16 +56,11 @@ def test_is_exact_where_covariances_are_singular():
     assert frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(expected, rel=1e-10)
 
 
-@pytest.mark.parametrize("trained", [False, True])
-def test_fid_equals_torch_fidelity_from_the_pixels_on(trained, tmp_path):
-    if trained:
-        root = os.environ.get("HFDBENCH_DATA")
-        found = sorted(Path(root, "inception").glob("*.pth")) if root else []
-        if not found:
-            pytest.skip("needs HFDBENCH_DATA with inception/*.pth")
-        weights = found[0]
-    else:
-        weights = random_weights(tmp_path / "random.pth")
+def test_fid_equals_torch_fidelity_from_the_pixels_on(tmp_path):
+    """With trained weights where HFDBENCH_DATA has inception/*.pth, else with random ones."""
+    root = os.environ.get("HFDBENCH_DATA")
+    found = sorted(Path(root, "inception").glob("*.pth")) if root else []
+    weights = found[0] if found else random_weights(tmp_path / "random.pth")
     # Few patches leave torch-fidelity 2,000 zero eigenvalues, whose rounding costs it 5e-5 of distance (ours is exact,
     # see below): hence a strong distortion.
     originals = patches(6)
