@@ -9,7 +9,6 @@ groups. A damaged file is set aside (damaged/) and its trial done again.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Mode = Literal["run", "score", "merge", "finish"]
+Stage = Literal["encode", "decode"]
 MERGING = ("merge", "finish")  # modes in which the work was done by others
 
 
@@ -96,8 +96,8 @@ def merge(request: Request, progress: Progress | None = None) -> Summary:
 
 
 @dataclass
-class _Outcome:
-    """What became of the trials so far."""
+class Outcome:
+    """What became of the trials so far: reasons, by label."""
 
     skipped: dict[str, str]
     failed: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -120,13 +120,36 @@ def carry_out(
     notes : iterable of str
         What the user must know beforehand.
     """
+    session = open_session(request, progress)
+    for note in notes:
+        session.note(note)
+    return complete(session, plan, survey(session, plan, retry=mode != "merge"), mode)
+
+
+def open_session(request: Request, progress: Progress) -> Session:
+    """Open the results folder and the instruments of a request. Raises UsageError for a packed folder."""
     session = Session(request, ResultsFolder(request.out), open_instruments(request), progress)
     if session.folder.packed_points.exists():
         raise UsageError(f"{request.out}: is a packed folder of results; choose another folder with --out")
-    for note in notes:
-        session.note(note)
-    outcome = _Outcome(dict(plan.skipped))
-    needs = {trial: _need(session, trial) for trial in plan.trials}
+    return session
+
+
+def survey(session: Session, plan: Plan, *, retry: bool = True) -> dict[Trial, Need]:
+    """Look at everything that is stored of a plan, set damaged files aside, and say what each trial lacks.
+
+    Parameters
+    ----------
+    session : Session
+    plan : Plan
+    retry : bool
+        Whether failed images are tried again.
+    """
+    return {trial: _need(session, trial, retry and session.request.shard is None) for trial in plan.trials}
+
+
+def complete(session: Session, plan: Plan, needs: Mapping[Trial, Need], mode: Mode) -> Summary:
+    """Take the trials of a plan through the stages that they lack; see `carry_out`."""
+    request, outcome = session.request, Outcome(dict(plan.skipped))
     todo = {trial: need for trial, need in needs.items() if need.steps}
     existing = [trial for trial in needs if trial not in todo]
     if mode == "score":
@@ -144,7 +167,7 @@ def carry_out(
         if mode in MERGING:
             for trial in [t for t in todo if t.seed != request.seed and not session.folder.work(t.trial_key).exists()]:
                 del todo[trial]  # no shard has decoded with this seed: it makes no difference
-            for trial, why in _incomplete(session, todo):
+            for trial, why in _incomplete(session, {t: need for t, need in todo.items() if not need.again}):
                 if mode == "merge":
                     raise UsageError(why)
                 _failed(session, outcome, trial, why)
@@ -159,7 +182,7 @@ def carry_out(
     return _summary(session, existing, done, outcome)
 
 
-def _need(session: Session, trial: Trial) -> Need:
+def _need(session: Session, trial: Trial, retry: bool) -> Need:
     """What a trial lacks, once its damaged files are set aside."""
     request, folder = session.request, session.folder
     lost_streams = False
@@ -169,7 +192,7 @@ def _need(session: Session, trial: Trial) -> Need:
         elif error.path.exists():
             session.note(f"{error.path}: damaged ({error.cause}); moved to {folder.set_aside(error.path)}, done again")
             lost_streams |= error.path == folder.streams(trial.stream_name)
-    need = select(trial, folder, session.instruments, request.retry_failed, retry=request.shard is None)
+    need = select(trial, folder, session.instruments, request.retry_failed, retry=retry)
     if lost_streams and not need.decode:  # nothing else is missing, but they were stored and are to be stored again
         need = Need(True, False, (), (), need.point, frozenset(range(len(trial.dataset.names))))
     failures = failed_images(folder.images(trial.name))
@@ -218,48 +241,104 @@ def _incomplete(session: Session, todo: Mapping[Trial, Need]) -> list[tuple[Tria
 # ---- doing it
 
 
-def _do(session: Session, todo: dict[Trial, Need], outcome: _Outcome, mode: Mode) -> list[Trial]:
+def _do(session: Session, todo: dict[Trial, Need], outcome: Outcome, mode: Mode) -> list[Trial]:
     """Take every trial through its stages; the trials that have a point now."""
-    instruments = session.instruments
-    patch_bytes = sum(4 * extractor.dimensions + 100 for extractor in instruments.extractors.values())
-    patch_count = sum(t.dataset.expected_patches or len(t.dataset.names) for t in todo)
-    prepare(session.folder, (64 << 20) + patch_count * patch_bytes)
-    if session.request.require_seal:
-        require_sandbox()
+    prepare_folder(session, todo)
     datasets = {trial.dataset.id: trial.dataset for trial in todo}
-    images = [path for dataset in datasets.values() for path in dataset.paths]
-    references = _references(session, datasets)
-    for name in {extractor.name for _, extractor in references}.union(*(need.features for need in todo.values())):
-        instruments.network(name)  # damaged weights are found before the first encode
-    with _pool(session, "encoder", images) as pool:
+    references = missing_references(session, datasets.values())
+    if mode not in MERGING:
+        for name in {e.name for _, e in references}.union(*(need.features for need in todo.values())):
+            session.instruments.network(name)  # damaged weights are found before the first encode
+    with _pool(session, "encoder", todo) as pool:
         if mode not in MERGING and not session.request.give_up:
-            _probe(session, todo, pool, outcome)
+            _probe(session, todo, pool, outcome, {})
         encodes = {t.stream_name: t for t, need in todo.items() if need.encode}
         decodes = [trial for trial, need in todo.items() if need.decode]
         counts = [len(d.names) for d, _ in references] + [len(t.dataset.names) for t in [*encodes.values(), *decodes]]
         session.progress.start(sum(len(session.images(count)) for count in counts), "images")
         for dataset, extractor in references:
             describe_originals(session, dataset, extractor)
-        for trial in encodes.values():
-            again = failed_images(session.folder.streams(trial.stream_name)).keys() & todo[trial].again
-            _guarded(session, outcome, trial, lambda t=trial, a=again: encode(session, t, a, pool))
+        _encode_all(session, todo, outcome, pool)
+    with _pool(session, "decoder", todo) as pool:
+        return _decode_all(session, todo, outcome, pool, {}, merging=mode in MERGING)
+
+
+def prepare_folder(session: Session, todo: Mapping[Trial, Need]) -> None:
+    """Do first what may fail: folder, disk space, seal. Raises UsageError."""
+    patch_bytes = sum(4 * extractor.dimensions + 100 for extractor in session.instruments.extractors.values())
+    patch_count = sum(t.dataset.expected_patches or len(t.dataset.names) for t in todo)
+    prepare(session.folder, (64 << 20) + patch_count * patch_bytes)
+    if session.request.require_seal:
+        require_sandbox()
+
+
+@dataclass
+class Seen:
+    """What one process has found out about codecs: whether they can be built, whether the seed makes no difference."""
+
+    built: dict[tuple[str, str], CodecFailed | None] = field(default_factory=dict)
+    once: dict[tuple[str, str, str], bool] = field(default_factory=dict)
+
+
+def do_stage(session: Session, todo: dict[Trial, Need], stage: Stage, seen: Seen) -> Outcome:
+    """Do one stage of some trials, for the images of the session's shard, by processes of that stage alone.
+
+    Parameters
+    ----------
+    session : Session
+        Of a request with a shard.
+    todo : dict of Trial to Need
+        Those that cannot be built here are removed.
+    stage : {"encode", "decode"}
+    seen : Seen
+        Kept from one call to the next.
+
+    Returns
+    -------
+    Outcome
+        When it returns, every process that it started is dead, with all that they started.
+    """
+    outcome = Outcome({})
+    with _pool(session, f"{stage}r", todo) as pool:
+        if not session.request.give_up:
+            _probe(session, todo, pool, outcome, seen.built)
+        if stage == "encode":
+            _encode_all(session, todo, outcome, pool)
+        else:
+            _decode_all(session, todo, outcome, pool, seen.once)
+    return outcome
+
+
+def _encode_all(session: Session, todo: Mapping[Trial, Need], outcome: Outcome, pool: Pool) -> None:
+    for trial in {t.stream_name: t for t, need in todo.items() if need.encode}.values():
+        again = failed_images(session.folder.streams(trial.stream_name)).keys() & todo[trial].again
+        _guarded(session, outcome, trial, lambda t=trial, a=again: encode(session, t, a, pool))
+
+
+def _decode_all(
+    session: Session,
+    todo: Mapping[Trial, Need],
+    outcome: Outcome,
+    pool: Pool,
+    once: dict[tuple[str, str, str], bool],
+    merging: bool = False,
+) -> list[Trial]:
+    """Decode and conclude; `once`: of which the seed makes no difference. The trials that went well."""
     done = []
-    with _pool(session, "decoder", images) as pool:
-        once: dict[tuple, bool] = {}  # whether the seed makes no difference
-        for trial, need in todo.items():
-            if trial.label in outcome.failed:
-                continue
-            if need.images and not need.again and trial.seed != session.request.seed and mode not in MERGING:
-                same = trial.codec.id, trial.point, trial.dataset.id
-                if same not in once:
-                    once[same] = not samples(session, trial, pool)
-                    if once[same]:
-                        session.note(f"{trial.stem}: the seed makes no difference, it is decoded once")
+    for trial, need in todo.items():
+        if trial.label in outcome.failed:
+            continue
+        if need.images and not need.again and trial.seed != session.request.seed and not merging:
+            same = trial.codec.id, trial.point, trial.dataset.id
+            if same not in once:
+                once[same] = not samples(session, trial, pool)
                 if once[same]:
-                    session.progress.advance(len(session.images(len(trial.dataset.names))))
-                    continue
-            if _guarded(session, outcome, trial, lambda t=trial, n=need: _finish(session, t, n, pool)):
-                done.append(trial)
+                    session.note(f"{trial.stem}: the seed makes no difference, it is decoded once")
+            if once[same]:
+                session.progress.advance(len(session.images(len(trial.dataset.names))))
+                continue
+        if _guarded(session, outcome, trial, lambda t=trial, n=need: _finish(session, t, n, pool)):
+            done.append(trial)
     return done
 
 
@@ -272,9 +351,8 @@ def _finish(session: Session, trial: Trial, need: Need, pool: Pool) -> None:
         conclude(session, trial, need)
 
 
-def _verify(session: Session, trials: list[Trial], outcome: _Outcome) -> None:
+def _verify(session: Session, trials: list[Trial], outcome: Outcome) -> None:
     """Decode a sample of every trial's streams again, by fresh processes of another number; what was measured stays."""
-    images = {path for trial in trials for path in trial.dataset.paths}
     workers = 2 if session.request.workers == 1 else 1
     session.progress.start(sum(min(session.request.verify, len(t.dataset.names)) for t in trials), "streams again")
     decoded, errors = 0, []
@@ -283,7 +361,7 @@ def _verify(session: Session, trials: list[Trial], outcome: _Outcome) -> None:
         def step(trial: Trial = trial) -> None:
             nonlocal decoded
             streams = _sample(session, trial)
-            with _pool(session, "decoder", images, workers) as pool:
+            with _pool(session, "decoder", trials, workers) as pool:
                 found = list(verify(pool, trial.codec, trial.point, trial.seed, streams))
             decoded += len(streams)
             errors.extend(f"{each.name} decoded again: {each.reason}" for each in found)
@@ -311,10 +389,10 @@ def _sample(session: Session, trial: Trial) -> list[StoredStream]:
     ]
 
 
-def _references(session: Session, datasets: Mapping[str, Dataset]) -> list[tuple[Dataset, Extractor]]:
+def missing_references(session: Session, datasets: Iterable[Dataset]) -> list[tuple[Dataset, Extractor]]:
     """Datasets and networks whose features of the originals are not stored."""
     found = []
-    for dataset in datasets.values():
+    for dataset in datasets:
         for extractor in session.instruments.extractors.values():
             path = session.reference(dataset, extractor)
             if path.exists() and (error := damaged_features(path, schema.features_schema(extractor.dimensions))):
@@ -325,14 +403,15 @@ def _references(session: Session, datasets: Mapping[str, Dataset]) -> list[tuple
     return found
 
 
-def _pool(session: Session, role: str, images: Iterable[Path], workers: int | None = None) -> Pool:
+def _pool(session: Session, role: str, trials: Iterable[Trial], workers: int | None = None) -> Pool:
     """Processes that see neither images nor results; as many as the request says, unless `workers` does."""
     request = session.request
+    images = [path for dataset in {t.dataset.id: t.dataset for t in trials}.values() for path in dataset.paths]
     hidden = (request.out, places.data_root(request.data_root), *images)
     return Pool(role, workers or request.workers, request.device, request.timeout_s, hidden=hidden)
 
 
-def _guarded(session: Session, outcome: _Outcome, trial: Trial, step: Callable[[], None]) -> bool:
+def _guarded(session: Session, outcome: Outcome, trial: Trial, step: Callable[[], None]) -> bool:
     """Take one step of a trial; what a user can repair there fails this trial alone."""
     try:
         step()
@@ -344,14 +423,19 @@ def _guarded(session: Session, outcome: _Outcome, trial: Trial, step: Callable[[
     return trial.label not in outcome.failed
 
 
-def _failed(session: Session, outcome: _Outcome, trial: Trial, message: str) -> None:
+def _failed(session: Session, outcome: Outcome, trial: Trial, message: str) -> None:
     outcome.failed[trial.label] = (message,)
     session.note(f"{trial.label} failed: {message}")
 
 
-def _probe(session: Session, todo: dict[Trial, Need], pool: Pool, outcome: _Outcome) -> None:
+def _probe(
+    session: Session,
+    todo: dict[Trial, Need],
+    pool: Pool,
+    outcome: Outcome,
+    verdict: dict[tuple[str, str], CodecFailed | None],
+) -> None:
     """Build every codec once, so that a missing program or a wrong option is found now. Drops trials from `todo`."""
-    verdict: dict[tuple[str, str], CodecFailed | None] = {}
     for trial, need in [(trial, need) for trial, need in todo.items() if need.decode or need.encode]:
         if trial.given and trial.given.pictures:
             continue
@@ -378,7 +462,7 @@ def _build(pool: Pool, card, point: str) -> CodecFailed | None:
     return None
 
 
-def _summary(session: Session, existing: list[Trial], done: list[Trial], outcome: _Outcome) -> Summary:
+def _summary(session: Session, existing: list[Trial], done: list[Trial], outcome: Outcome) -> Summary:
     import pandas as pd
 
     rows = {trial: read_point(session.folder.points(trial.name))[0] for trial in [*existing, *done]}

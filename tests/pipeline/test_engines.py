@@ -18,18 +18,20 @@ from typer.testing import CliRunner
 
 from hfdbench.cli.app import app
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.pipeline import run as pipeline
 from hfdbench.pipeline.engines import queue
-from hfdbench.pipeline.engines.driver import carry_out, unit_count
+from hfdbench.pipeline.engines.driver import Work, carry_out, cut, work_of
 from hfdbench.pipeline.engines.processes import Process
 from hfdbench.pipeline.engines.settings import Engine, chosen
 from hfdbench.pipeline.engines.worker import Hello, Report, Unit, difference
 from hfdbench.pipeline.plan import Request, make_plan
 from hfdbench.pipeline.run import run
+from hfdbench.progress import Silent
 
 PROCESSES = Engine(engine="processes", workers=2)
 
 
-def request_of(tmp_path, images: int = 5, **more) -> Request:
+def request_of(tmp_path, images: int = 4, **more) -> Request:
     points = [("a", {"fault": "raise", "stage": "decode"}), ("b", {"fault": "none", "stage": ""})]
     card = codec("Faulty", points=points)
     return Request((card,), (pictures(tmp_path / "p", images, 256, 256, bad=(1,)),), tmp_path / "out", **more)
@@ -79,10 +81,8 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path):
     request, notes = request_of(tmp_path), []
 
     def kill() -> None:
-        while not (found := workers_of_this_process()):
-            time.sleep(0.01)
-        time.sleep(1)
-        os.kill(found[0], signal.SIGKILL)
+        wait_for(lambda: list(request.out.glob("work/*/*")))
+        os.kill(workers_of_this_process()[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -115,72 +115,177 @@ def test_images_that_are_given_up_become_error_rows(tmp_path):
     assert len(again.failed[0][1]) == 1
 
 
-class Mortal:
-    """A worker that dies of an image."""
+class Worker:
+    """A worker that dies of an image; `order`: stages and keys of the units that it was given."""
 
-    host = "mortal"
-
-    def __init__(self, deadly: int, images: int, done: list[Unit]):
-        self._deadly, self._images, self._done = deadly, images, done
+    def __init__(self, deadly: int | None = None, seal: str = "sandbox", order: list | None = None):
+        self.host, self.seal, self._deadly = "mortal", seal, deadly
+        self.order: list[Unit] = [] if order is None else order
 
     def submit(self, unit: Unit) -> Future:
         future = Future()
-        first, end = (self._images * i // unit.count for i in (unit.index, unit.index + 1))
-        if first <= self._deadly < end and not unit.give_up:
+        if self._deadly is not None and self._deadly in unit.part and not unit.give_up:
             future.set_exception(queue.Lost("exit code -9"))
         else:
-            self._done.append(unit)
-            future.set_result(Report("mortal", 1.0, (), ()))
+            self.order.append(unit)
+            future.set_result(Report(self.host, 1.0, (), ()))
         return future
 
     def end(self) -> None: ...
 
 
+def units_of(stage: str, key: str, count: int, images: int) -> list[Unit]:
+    return [Unit(stage, key, i, count, images) for i in range(count)]
+
+
+def do(units: list[Unit], start, count: int = 2, note=str) -> None:
+    workers = [start() for _ in range(count)]
+    queue.carry_out(units, workers, start, losses=3, copies=False, note=note, advance=lambda: None)
+
+
 @pytest.mark.parametrize("count", [3, 5, 12])
 def test_the_image_that_kills_workers_is_found_and_given_up(count):
-    images, done, notes = 12, [], []
-
-    def start() -> Mortal:
-        return Mortal(7, images, done)
-
-    queue.carry_out(
-        [Unit(i, count) for i in range(count)],
-        [start(), start()],
-        start,
-        images=images,
-        losses=3,
-        copies=False,
-        note=notes.append,
-        advance=lambda: None,
-    )
-    covered = [i for u in done for i in range(images * u.index // u.count, images * (u.index + 1) // u.count)]
-    assert sorted(covered) == list(range(images))
+    done = []
+    do(units_of("encode", "k", count, 12), lambda: Worker(7, order=done))
+    assert sorted(i for unit in done for i in unit.part) == list(range(12))
     (given_up,) = [unit for unit in done if unit.give_up]
-    assert images * given_up.index // given_up.count == 7 and "exit code -9" in given_up.give_up
+    assert list(given_up.part) == [7] and "exit code -9" in given_up.give_up
+
+
+def test_an_original_that_kills_workers_ends_the_run():
+    with pytest.raises(UsageError, match=r"dataset d: image 7 of 12 cost 4 workers .*exit code -9"):
+        do(units_of("originals", "d", 3, 12), lambda: Worker(7))
 
 
 def test_workers_that_die_one_after_the_other_end_the_run():
-    def start() -> Mortal:
-        return Mortal(0, 1, [])
-
-    class Cursed(Mortal):
+    class Cursed(Worker):
         def submit(self, unit: Unit) -> Future:
             future = Future()
             future.set_exception(queue.Lost("no memory"))
             return future
 
-    def cursed() -> Cursed:
-        return Cursed(0, 1, [])
-
     with pytest.raises(UsageError, match="workers were lost one after the other, the last: no memory"):
-        queue.carry_out(
-            [Unit(0, 1)], [cursed()], cursed, images=1, losses=3, copies=False, note=str, advance=lambda: None
-        )
+        do(units_of("encode", "k", 1, 1), Cursed, 1)
+
+
+class Late(Worker):
+    """Workers whose units end when the test says so; the newest copy of a unit first."""
+
+    running: list[tuple[Unit, Future]]
+
+    def __init__(self, running: list, seal: str):
+        super().__init__(seal=seal)
+        self.running = running
+
+    def submit(self, unit: Unit) -> Future:
+        future = Future()
+        self.running.append((unit, future))
+        return future
+
+
+class Script(queue.Clock):
+    """A clock that ends one unit after the other, by a rule."""
+
+    def __init__(self, running: list, choose):
+        self._running, self._choose, self._now = running, choose, 0.0
+        self.log: list[tuple[str, str, int]] = []
+
+    def now(self) -> float:
+        return self._now
+
+    def wait(self, running) -> list[Future]:
+        self._now += 10
+        unit, future = self._running.pop(self._choose(self._running))
+        self.log.append((unit.stage, unit.key, unit.index))
+        future.set_result(Report("late", 10.0, (), ()))
+        return [future]
+
+
+PLAN = [u for key in "ab" for stage in ("encode", "decode") for u in units_of(stage, key, 2, 4)]
+
+
+@pytest.mark.parametrize("seal", ["sandbox", "process"])
+@pytest.mark.parametrize("choose", [lambda running: 0, lambda running: -1, lambda running: len(running) // 2])
+def test_a_key_is_decoded_when_its_encoders_are_dead(choose, seal):
+    """Not before, and without waiting for the other key."""
+    running = []
+    clock = Script(running, choose)
+    given = []
+
+    class Watched(Late):
+        def submit(self, unit: Unit) -> Future:
+            encoded = [u for u in clock.log if u[0] == "encode" and u[1] == unit.key]
+            alive = [u for u, _ in running if u.stage == "encode" and u.key == unit.key]
+            given.append((unit.stage, unit.key))
+            assert unit.stage == "encode" or (len(encoded) == 2 and not alive)
+            return super().submit(unit)
+
+    def start() -> Watched:
+        return Watched(running, seal)
+
+    queue.carry_out(
+        PLAN, [start(), start(), start()], start, losses=3, copies=False, note=str, advance=str, clock=clock
+    )
+    assert len(clock.log) == 8
+    assert given.index(("decode", "a")) < 5  # while b is still being encoded
+
+
+@pytest.mark.parametrize("seal", ["sandbox", "process"])
+def test_a_copy_that_still_encodes_is_waited_for_without_a_sandbox(seal):
+    """The first copy ends, the slow one does not: it must be dead before a decoder starts, or kept apart by the sandbox."""
+    running, started = [], []
+    clock = Script(running, lambda running: -1)  # the newest first: the unit that began first is slow
+
+    class Watched(Late):
+        def submit(self, unit: Unit) -> Future:
+            if unit.stage == "decode":
+                started.append([u.stage for u, _ in running])
+            return super().submit(unit)
+
+    units = [*units_of("encode", "a", 4, 4), *units_of("decode", "a", 1, 4)]
+    workers = [Watched(running, seal) for _ in range(2)]
+    queue.carry_out(
+        units,
+        workers,
+        lambda: Watched(running, seal),
+        losses=3,
+        copies=True,
+        note=str,
+        advance=lambda: None,
+        clock=clock,
+    )
+    assert started == ([["encode"]] if seal == "sandbox" else [[]])
+
+
+@pytest.mark.parametrize(("seal", "gone"), [("sandbox", False), ("process", True), ("process", False)])
+def test_an_encoder_that_cannot_be_reached_and_no_sandbox(seal, gone):
+    order, notes, lost = [], [], []
+
+    class Once(Worker):
+        def submit(self, unit: Unit) -> Future:
+            if lost:
+                return super().submit(unit)
+            lost.append(unit)
+            future = Future()
+            future.set_exception(queue.Lost("cannot be reached", gone))
+            return future
+
+    do(PLAN, lambda: Once(seal=seal, order=order), note=notes.append)
+    decoded = {unit.key for unit in order if unit.stage == "decode"}
+    apart = seal == "sandbox" or gone
+    assert decoded == ({"a", "b"} if apart else {"b"})
+    assert apart or any("a is not decoded: there is no sandbox" in note for note in notes)
 
 
 def test_units_are_as_long_as_asked_and_enough_for_all_workers(tmp_path):
-    plan = make_plan(request_of(tmp_path, 9))
-    assert unit_count(plan, 1e9, 2, "cpu") == 6 and unit_count(plan, 1e-6, 2, "cpu") == 9
+    request = request_of(tmp_path, 9)
+    plan, session = make_plan(request), pipeline.open_session(request, Silent())
+    work = list(work_of(session, pipeline.survey(session, plan)))
+    assert [part.stage for part in work] == ["originals", *["encode"] * 2, *["decode"] * 2]
+    counts = [[u.stage for u in cut(work, unit_s, 2)].count("decode") for unit_s in (1e9, 1e-6)]
+    assert counts == [2, 18]
+    hour = Work("decode", "k", 10_000, 3600.0)
+    assert [len(cut([hour], 90, workers)) for workers in (1, 8, 100)] == [40, 40, 300]
 
 
 def test_a_host_with_other_keys_is_refused_by_what_differs():

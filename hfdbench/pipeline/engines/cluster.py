@@ -1,8 +1,9 @@
 """Workers that are actors of a Ray cluster.
 
 Conventions: an actor is never restarted by Ray: the driver starts another. A call that failed may still be running: an actor
-that cannot be reached is not an actor that is dead. Hosts need the same version of hfdbench, the weights and the images at
-the same paths, and the results folder; a host whose results would be others is left out, by name.
+that cannot be reached is not an actor that is dead, so a lost one never counts as gone. Hosts need the same version of
+hfdbench, the weights and the images at the same paths, and the results folder; a host whose results would be others is left
+out, by name.
 """
 
 import importlib
@@ -13,7 +14,7 @@ from typing import Any
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.pipeline.engines.queue import Lost
 from hfdbench.pipeline.engines.settings import Engine
-from hfdbench.pipeline.engines.worker import Hello, Report, Unit, Wrong, difference, do, hello
+from hfdbench.pipeline.engines.worker import Bench, Hello, Report, Unit, Wrong, difference
 from hfdbench.pipeline.plan import Request
 
 CONNECT_S = 10.0
@@ -29,6 +30,8 @@ class Cluster:
         Its address and what an actor takes.
     request : Request
         What the units are parts of.
+    mine : Hello
+        What the driver would do.
 
     Raises
     ------
@@ -38,7 +41,7 @@ class Cluster:
         No cluster at that address.
     """
 
-    def __init__(self, engine: Engine, request: Request):
+    def __init__(self, engine: Engine, request: Request, mine: Hello):
         try:
             ray: Any = importlib.import_module("ray")  # an extra: absent from most installations
         except ImportError:
@@ -52,7 +55,7 @@ class Cluster:
                 f"--address {engine.address}: no Ray cluster answers ({_first_line(error)}); start one with: ray start --head"
             ) from None
         self._request = ray.put(request)
-        self._mine = hello(request)
+        self._mine = mine
         self._actor = ray.remote(num_cpus=engine.cpus, num_gpus=engine.gpus, max_restarts=0)(_Host)
         self.notes: list[str] = []
         self._cpus, self._gpus = engine.cpus, engine.gpus
@@ -80,8 +83,6 @@ class Cluster:
 
     def start(self, count: int, patience_s: float = START_S) -> "list[Actor]":
         """Start actors; those whose host would give other results are ended again and noted."""
-        if isinstance(self._mine, Wrong):
-            raise UsageError(self._mine.message)
         actors = [Actor(self._ray, self._actor.remote()) for _ in range(count)]
         kept = []
         for actor, said in [(actor, actor.handle.hello.remote(self._request)) for actor in actors]:
@@ -91,12 +92,12 @@ class Cluster:
                 self.notes.append(f"an actor was lost before it began: {_first_line(error)}")
                 actor.end()
                 continue
-            why = theirs.message if isinstance(theirs, Wrong) else difference(self._mine, theirs)
-            if why:
+            why = difference(self._mine, theirs) if isinstance(theirs, Hello) else theirs.message
+            if why or not isinstance(theirs, Hello):
                 self.notes.append(f"{theirs.host} is left out: {why}")
                 actor.end()
                 continue
-            actor.host, actor.request = theirs.host, self._request
+            actor.host, actor.seal = theirs.host, theirs.seal
             kept.append(actor)
         return kept
 
@@ -123,8 +124,7 @@ class Actor:
 
     def __init__(self, ray: Any, handle: Any):
         self._ray, self.handle = ray, handle
-        self.host = ""
-        self.request: Any = None
+        self.host, self.seal = "", "process"
 
     def submit(self, unit: Unit) -> "Future[Report | Wrong]":
         """Give it a unit. The future raises Lost."""
@@ -140,7 +140,7 @@ class Actor:
             else:
                 answer.set_exception(Lost(_first_line(error)))
 
-        self.handle.do.remote(self.request, unit).future().add_done_callback(arrived)
+        self.handle.do.remote(unit).future().add_done_callback(arrived)
         return answer
 
     def end(self) -> None:
@@ -156,10 +156,11 @@ class _Host:
     """The actor."""
 
     def hello(self, request: Request) -> Hello | Wrong:
-        return hello(request)
+        self._bench = Bench(request)
+        return self._bench.hello()
 
-    def do(self, request: Request, unit: Unit) -> Report | Wrong:
-        return do(request, unit)
+    def do(self, unit: Unit) -> Report | Wrong:
+        return self._bench.do(unit)
 
 
 def _first_line(error: BaseException) -> str:

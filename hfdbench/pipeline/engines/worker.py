@@ -2,33 +2,65 @@
 
 import platform
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
 
 from hfdbench import __version__
+from hfdbench.codecs.pool import find_seal
 from hfdbench.errors import Unavailable, UsageError
-from hfdbench.pipeline.plan import Request, make_plan
-from hfdbench.pipeline.run import run
+from hfdbench.pipeline.features import describe_originals
+from hfdbench.pipeline.instruments import Instruments, open_instruments
+from hfdbench.pipeline.plan import Plan, Request, make_plan
+from hfdbench.pipeline.run import Outcome, Seen, do_stage
+from hfdbench.pipeline.select import Need
+from hfdbench.pipeline.session import Session
+from hfdbench.progress import Silent
+from hfdbench.results.folder import ResultsFolder
+
+Stage = Literal["originals", "encode", "decode"]
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A part of every dataset's images.
+    """One stage of a part of the images of one key.
 
     Attributes
     ----------
+    stage : {"originals", "encode", "decode"}
+    key : str
+        Name of the streams that it makes or decodes; of originals, the dataset.
     index, count : int
         The part, as in `--shard`.
+    images : int
+        Of all parts.
+    needs : tuple of (str, Need)
+        Names of trials and what they lack.
+    networks : tuple of str
+        Those that describe the originals.
     give_up : str
         Why its images become error rows without being tried; empty: they are done.
     """
 
+    stage: Stage
+    key: str
     index: int
     count: int
-    give_up: str = ""
+    images: int
+    needs: tuple[tuple[str, Need], ...] = field(default=(), compare=False)
+    networks: tuple[str, ...] = field(default=(), compare=False)
+    give_up: str = field(default="", compare=False)
 
-    def split(self, parts: int) -> "list[Unit]":
-        """The same images in so many units."""
-        return [Unit(self.index * parts + i, self.count * parts, self.give_up) for i in range(parts)]
+    @property
+    def part(self) -> range:
+        """Its images."""
+        return range(*(self.images * i // self.count for i in (self.index, self.index + 1)))
+
+    def split(self) -> "list[Unit]":
+        """The same images, each a unit."""
+        parts = -(-self.images // self.count)
+        units = (replace(self, index=self.index * parts + i, count=self.count * parts) for i in range(parts))
+        return [unit for unit in units if unit.part]
 
 
 @dataclass(frozen=True)
@@ -39,6 +71,7 @@ class Hello:
     version: str
     keys: tuple[tuple[str, str], ...]
     skipped: tuple[tuple[str, str], ...]
+    seal: str = "sandbox"
 
 
 @dataclass(frozen=True)
@@ -59,14 +92,10 @@ class Wrong:
     message: str
 
 
-def hello(request: Request) -> Hello | Wrong:
-    """What a worker would do of a request."""
-    try:
-        plan = make_plan(request)
-    except (UsageError, Unavailable) as error:
-        return Wrong(platform.node(), str(error))
+def introduced(plan: Plan) -> Hello:
+    """What this process would do of a plan."""
     keys = tuple((trial.label, trial.trial_key) for trial in plan.trials)
-    return Hello(platform.node(), __version__, keys, plan.skipped)
+    return Hello(platform.node(), __version__, keys, plan.skipped, find_seal())
 
 
 def difference(mine: Hello, theirs: Hello) -> str:
@@ -82,14 +111,53 @@ def difference(mine: Hello, theirs: Hello) -> str:
     return ""
 
 
-def do(request: Request, unit: Unit) -> Report | Wrong:
-    """Carry out a unit."""
-    began = time.monotonic()
-    try:
-        part = replace(request, shard=(unit.index, unit.count), workers=1, give_up=unit.give_up, verify=0)
-        summary = run(part)
-    except (UsageError, Unavailable, OSError) as error:
-        return Wrong(platform.node(), str(error))
-    notes = tuple(note for note in summary.notes if not note.startswith("shard "))
-    failed = [(label, "; ".join(errors)) for label, errors in summary.failed]
-    return Report(platform.node(), time.monotonic() - began, notes, (*failed, *summary.skipped))
+class Bench:
+    """What a worker keeps from one unit to the next: plan, networks, what it has found out about codecs.
+
+    Parameters
+    ----------
+    request : Request
+        What its units are parts of.
+    """
+
+    def __init__(self, request: Request):
+        self._request = replace(request, workers=1, verify=0)
+        self._seen = Seen()
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return make_plan(self._request)
+
+    @cached_property
+    def _instruments(self) -> Instruments:
+        return open_instruments(self._request)
+
+    def hello(self) -> Hello | Wrong:
+        """What it would do."""
+        try:
+            return introduced(self._plan)
+        except (UsageError, Unavailable) as error:
+            return Wrong(platform.node(), str(error))
+
+    def do(self, unit: Unit) -> Report | Wrong:
+        """Carry out a unit. When it returns, every process that it started is dead."""
+        began = time.monotonic()
+        try:
+            notes, outcome = self._do(unit)
+        except (UsageError, Unavailable, OSError) as error:
+            return Wrong(platform.node(), str(error))
+        failed = [(label, "; ".join(errors)) for label, errors in outcome.failed.items()]
+        seconds = time.monotonic() - began
+        return Report(platform.node(), seconds, tuple(notes), (*failed, *outcome.skipped.items()))
+
+    def _do(self, unit: Unit) -> tuple[list[str], Outcome]:
+        part = replace(self._request, shard=(unit.index, unit.count), give_up=unit.give_up)
+        session = Session(part, ResultsFolder(part.out), self._instruments, Silent())
+        if unit.stage == "originals":
+            dataset = next(t.dataset for t in self._plan.trials if t.dataset.id == unit.key)
+            for name in unit.networks:
+                describe_originals(session, dataset, self._instruments.extractors[name])
+            return session.notes, Outcome({})
+        needs = dict(unit.needs)
+        todo = {trial: needs[trial.name] for trial in self._plan.trials if trial.name in needs}
+        return session.notes, do_stage(session, todo, unit.stage, self._seen)
