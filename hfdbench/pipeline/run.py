@@ -19,6 +19,7 @@ from hfdbench.datasets.dataset import Dataset
 from hfdbench.errors import UsageError
 from hfdbench.files import places
 from hfdbench.metrics.networks.extractors import Extractor
+from hfdbench.pipeline import shards
 from hfdbench.pipeline.aggregate import conclude
 from hfdbench.pipeline.decode import decode, samples
 from hfdbench.pipeline.encode import check_streams, encode
@@ -164,18 +165,23 @@ def complete(session: Session, plan: Plan, needs: Mapping[Trial, Need], mode: Mo
             session.note(f"would run {trial.label}: {', '.join(need.steps)}")
     else:
         _discard_work(session, needs)
+        if request.shard:
+            shards.record(session, plan)
         if mode in MERGING:
             for trial in [t for t in todo if t.seed != request.seed and not session.folder.work(t.trial_key).exists()]:
                 del todo[trial]  # no shard has decoded with this seed: it makes no difference
-            for trial, why in _incomplete(session, {t: need for t, need in todo.items() if not need.again}):
-                if mode == "merge":
-                    raise UsageError(why)
-                _failed(session, outcome, trial, why)
+            absent = _incomplete(session, {t: need for t, need in todo.items() if not need.again})
+            if absent and mode == "merge":
+                raise shards.explained(session, absent)
+            for trial, each in {each.trial: each for each in reversed(absent)}.items():
+                _failed(session, outcome, trial, f"{each}; run again")
                 del todo[trial]
         if todo:
             done = _do(session, todo, outcome, mode)
         if request.verify and mode in ("run", "finish"):
             _verify(session, [*existing, *done], outcome)
+    if not request.dry_run and not request.shard:
+        shards.forget(session.folder)
     if request.shard:
         session.note(f"shard {request.shard[0]}/{request.shard[1]} is done; when all are: hfdbench merge")
         existing, done = [], []
@@ -214,27 +220,19 @@ def _discard_work(session: Session, needs: Mapping[Trial, Need]) -> None:
             discard(session.folder, trial.trial_key)
 
 
-def _incomplete(session: Session, todo: Mapping[Trial, Need]) -> list[tuple[Trial, str]]:
-    """Trials of which images are neither stored nor in pieces, and what to do about it."""
+def _incomplete(session: Session, todo: Mapping[Trial, Need]) -> list[shards.Absent]:
+    """Images that are neither stored nor in pieces."""
     found = []
     for trial, need in todo.items():
-        tables = [(trial.stream_key, "streams", schema.STREAMS)] if need.encode else []
-        tables += [(trial.trial_key, "images", schema.IMAGES)] if need.images else []
+        tables = [(trial.stream_key, "streams", schema.STREAMS, "")] if need.encode else []
+        tables += [(trial.trial_key, "images", schema.IMAGES, "")] if need.images else []
         for name in need.features:
             extractor = session.instruments.extractors[name]
             columns = schema.features_schema(extractor.dimensions)
-            tables.append((trial.trial_key, f"features-{extractor.key}", columns))
-        for key, table, columns in tables:
-            count = len(trial.dataset.names)
-            missing = session.pieces(key, table, columns, "image").missing(range(count))
-            if missing:
-                why = (
-                    f"{trial.label}: {len(missing)} of {count} images are not in {table} yet, the first is image "
-                    f"{missing[0]}; run the shard that holds it (of N shards, the one with the number "
-                    f"floor({missing[0]} N / {count}) or the next), with the same codecs, weights and versions"
-                )
-                found.append((trial, why))
-                break
+            tables.append((trial.trial_key, f"features-{extractor.key}", columns, name))
+        for key, table, columns, network in tables:
+            if missing := session.pieces(key, table, columns, "image").missing(range(len(trial.dataset.names))):
+                found.append(shards.Absent(trial, table, tuple(missing), network))
     return found
 
 

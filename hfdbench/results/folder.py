@@ -1,7 +1,7 @@
 """Where everything lies in a results folder: every path, spelled here alone.
 
     points/    images/   features/   quality/   streams/    one Parquet file per trial (features: and network, quality: and metric)
-    work/<key>/                  pieces of tables that are not finished
+    work/<key>/                  pieces of tables that are not finished; work/shard-….json: what a shard was part of
     damaged/                     files that were found damaged, kept to be looked at
     cache/  matched/             bootstrap draws, slow pictures, sizes of streams; cards of `hfdbench match`
     points.parquet images.parquet draws.parquet    a packed folder (`hfdbench.results.golden`): all trials in three files
@@ -95,6 +95,14 @@ class ResultsFolder:
     def work(self, number: str) -> Path:
         """Folder of the unfinished tables of a stream key, trial key or reference."""
         return self.root / "work" / number
+
+    def shard(self, index: int, count: int) -> Path:
+        """Path of the record of a shard of a run."""
+        return self.root / "work" / f"shard-{index:05d}-{count:05d}.json"
+
+    def all_shards(self) -> list[Path]:
+        """Paths of the records of shards that are there."""
+        return sorted((self.root / "work").glob("shard-*-*.json"))
 
     @property
     def damaged(self) -> Path:
