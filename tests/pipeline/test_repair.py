@@ -8,6 +8,7 @@ import pytest
 from test_pipeline import assert_equal, codec, offline, one_file, pictures, tables  # noqa: F401  (offline is a fixture)
 
 from hfdbench.errors import UsageError
+from hfdbench.pipeline import shards
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import merge, run, score
 from hfdbench.results import parquet
@@ -158,26 +159,52 @@ def test_newest_does_not_trust_the_clock(tmp_path, monkeypatch):
 # ---- shards
 
 
-@pytest.mark.parametrize("shards", [2, 5])
-def test_shards_merge_to_the_tables_of_one_run(tmp_path, shards):
+@pytest.mark.parametrize("count", [2, 5])
+def test_shards_merge_to_the_tables_of_one_run(tmp_path, count):
     spec = pictures(tmp_path / "p", 4, 256, 256, bad=(1,))  # with 5 shards one is empty
     card = codec("Faulty", points=[("a", {"fault": "raise", "stage": "decode"}), ("b", {"fault": "none", "stage": ""})])
     request = Request(codecs=(card,), datasets=(spec,), out=tmp_path / "out")
-    first = next(index for index in range(shards) if (index + 1) * 4 // shards)  # which has image 0
-    for index in reversed([index for index in range(shards) if index != first]):
-        summary = run(replace(request, shard=(index, shards)))
+    first = next(index for index in range(count) if (index + 1) * 4 // count)  # which has image 0
+    for index in reversed([index for index in range(count) if index != first]):
+        summary = run(replace(request, shard=(index, count)))
         assert summary.exit_code == 0 and not summary.done and "hfdbench merge" in summary.notes[-1]
-    with pytest.raises(
-        UsageError, match=rf"shard.* missing or did not end; run.*: hfdbench run --codec mine .* --shard .*/{shards}"
-    ):
+    with pytest.raises(UsageError, match=rf"did not end; run.*: hfdbench run --codec mine .* --shard .*/{count}"):
         merge(request)
-    run(replace(request, shard=(first, shards)))
+    run(replace(request, shard=(first, count)))
     merged = merge(request)
     whole = run(replace(request, out=tmp_path / "whole"))
     assert len(merged.done) == 2 and merged.exit_code == whole.exit_code == 1
     assert_equal(tables(tmp_path / "whole"), tables(request.out))
     assert merged.points["fd_mini"].dropna().tolist() == whole.points["fd_mini"].dropna().tolist()
     assert not list(request.out.glob("work/*"))
+
+
+def test_shards_of_two_plans_are_refused_by_name(tmp_path):
+    request = Request(codecs=(codec(),), datasets=(pictures(tmp_path / "p", 6),), out=tmp_path / "out")
+    with pytest.raises(UsageError, match=r"no shard of it was run; run all of them: hfdbench run .* --shard I/N"):
+        merge(request)
+    other = replace(request, codecs=(codec(points=[("a", {"step": 9})]),))
+    run(replace(request, shard=(0, 3)))
+    run(replace(other, shard=(2, 3)))
+    with pytest.raises(
+        UsageError, match=r"shard 2/3, run on .*, is of another plan: mine-a-.* has another key \(weights"
+    ):
+        merge(request)
+    with pytest.raises(UsageError, match=r"shard 0/3, run on .*, is of another plan"):
+        merge(other)
+    record = request.out / "work" / "shard-00002-00003.json"
+    record.write_text(record.read_text().replace('"pillow": "', '"pillow": "0.'))
+    with pytest.raises(UsageError, match=r"another key \(pillow 0\.[\d.]+ there, \d"):
+        merge(request)
+    record.unlink()
+    with pytest.raises(
+        UsageError, match=r"shards 1-2 of 3 are missing .*--shard I/3 \(as an array of Slurm: sbatch --array=1-2"
+    ):
+        merge(request)
+
+
+def test_numbers_as_slurm_writes_them():
+    assert shards._ranges([1, 4, 5, 6, 9]) == "1,4-6,9"
 
 
 def test_a_run_finishes_what_shards_began(tmp_path):
