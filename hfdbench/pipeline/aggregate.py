@@ -1,6 +1,7 @@
 """Images and features of a trial -> its row of the points table, and what a reader must know about the run."""
 
 import statistics
+import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from hfdbench.results.stored import read_point
 
 SHOWN = ("seal", *PLACE)  # in a point's row: each that there is
 PEAKS = ("host_peak_bytes", "device_peak_bytes")
+UNREAD = {"codec", "point", "dataset", "width", "height", "stream_sha256", "pixels_sha256", "error", "passing"}
 NAMED = 5  # images that a note names
 
 
@@ -59,7 +61,8 @@ def conclude(session: Session, trial: Trial, need: Need) -> None:
                     used[name] = its_key
                     kept |= {column: row.get(column) for column in network_columns(name)}
     absent = [f"{without(name)}: {e.reason}" for name, e in instruments.absent.items() if name not in used]
-    images = parquet.read_table(folder.images(trial.name), schema=schema.IMAGES)
+    columns = [name for name in schema.IMAGES.names if name not in UNREAD]
+    images = parquet.read_table(folder.images(trial.name), columns, schema.IMAGES)
     row = point_row(trial, images.to_pylist(), compared, absent) | kept
     measured = {name: folder.quality(trial.name, name) for name in stored_measures(folder, trial)}
     means, remarks = measured_row(measured)
@@ -149,7 +152,7 @@ def measured_row(paths: dict[str, Path]) -> tuple[dict, list[str]]:
     """Means of the measures of --metric, over the images that have a value, and what must be known about them."""
     row, remarks = {}, []
     for name, path in paths.items():
-        lines = parquet.read_table(path).to_pylist()
+        lines = parquet.read_table(path, ["image", "metric", "value", "error"]).to_pylist()
         for column in dict.fromkeys(line["metric"] for line in lines):
             present = [line["value"] for line in lines if line["metric"] == column and line["value"] is not None]
             row[column] = statistics.fmean(present) if present else None
@@ -255,9 +258,14 @@ class Features:
         return moments
 
     def array(self) -> np.ndarray:
-        """All of them, float32, N x D."""
-        parts = [self._matrix(batch["features"]) for batch in self.batches()]
-        return np.concatenate([np.empty((0, self.dimensions), np.float32), *parts])
+        """All of them, float32, N x D, in a file without a name in the temporary folder: mapped, not held in memory."""
+        with tempfile.TemporaryFile() as file:
+            for batch in self.batches():
+                self._matrix(batch["features"]).tofile(file)
+            count = file.tell() // (4 * self.dimensions)
+            if not count:
+                return np.empty((0, self.dimensions), np.float32)
+            return np.memmap(file, np.float32, "r", shape=(count, self.dimensions))
 
     def images(self) -> np.ndarray:
         """The image of each patch, int64, shape (N,)."""

@@ -13,9 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers_kills import killed, pieces
 from test_pipeline import assert_equal, codec, offline, pictures, tables  # noqa: F401  (offline is a fixture)
 from typer.testing import CliRunner
 
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import CodecCard
 from hfdbench.cli.app import app
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.pipeline import run as pipeline
@@ -92,6 +95,22 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path):
     run(replace(request, out=tmp_path / "whole"))
     assert_equal(tables(tmp_path / "whole"), tables(request.out))
     assert not workers_of_this_process()
+
+
+def test_a_killed_driver_is_followed_by_another_engine(tmp_path):
+    """tests/bench/kill_drivers.py does it ten times, with FID."""
+    spec, out = pictures(tmp_path / "p", 4, 256, 256), tmp_path / "out"
+    words = ["run", "--codec", "jpeg", "--point", "q25", "--dataset", spec, "--device", "cpu", "--out", str(out)]
+
+    def half_way(process: subprocess.Popen) -> bool:
+        wait_for(lambda: len(pieces(out)) >= 2 or process.poll() is not None)
+        return True
+
+    assert killed([*words, "--engine", "processes", "--workers", "2"], half_way) and pieces(out)
+    request = Request(tuple(choose(CodecCard, ["jpeg"])), (spec,), out, points=("q25",))
+    run(request)
+    run(replace(request, out=tmp_path / "whole"))
+    assert_equal(tables(tmp_path / "whole"), tables(out))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the environment in /proc")

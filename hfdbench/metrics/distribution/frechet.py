@@ -37,7 +37,7 @@ class Moments:
 
     def update(self, features: np.ndarray) -> None:
         """Add features, N x D. Raises ValueError for another D or a value that is not finite; nothing is added then."""
-        features = np.asarray(features, np.float64)
+        features = np.array(features, np.float64)  # a copy, which is centred in place
         if features.ndim != 2 or features.shape[1] != self.mean.size:
             raise ValueError(f"features must be N x {self.mean.size}, not {features.shape}")
         if not np.isfinite(features).all():
@@ -46,8 +46,8 @@ class Moments:
         if len(features) == 0:
             return
         mean = features.mean(axis=0)
-        centred = features - mean
-        self._add(len(features), mean, centred.T @ centred)
+        features -= mean
+        self._add(len(features), mean, features.T @ features)
 
     def merge(self, other: "Moments") -> None:
         """Add everything `other` has seen. Raises ValueError for another D."""

@@ -10,9 +10,11 @@ features, and no deviation (None).
 
 import numpy as np
 
+from hfdbench.metrics.distribution.blocks import finite, given_back, spans
+
 SUBSETS = 100
 SUBSET_SIZE = 1000
-BLOCK = 1000  # rows of the kernel matrix held at a time
+ROWS, CUBED = 1000, 100  # of the kernel matrix: held at a time, raised to the third power at a time
 
 
 def kid(
@@ -24,7 +26,7 @@ def kid(
         raise ValueError(f"features must be N x D with one D, not {a.shape} and {b.shape}")
     if min(len(a), len(b)) < 2:
         raise ValueError(f"KID needs at least 2 feature vectors a side, got {len(a)} and {len(b)}")
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+    if not (finite(a) and finite(b)):
         raise ValueError("features hold NaN or infinity")
     if min(len(a), len(b)) < subset_size:
         return float(_mmd2(a, b, np.ones((len(a), 1)), np.ones((len(b), 1)))[0]), None
@@ -35,13 +37,19 @@ def kid(
         values = _mmd2(a, b, *(_members(len(x), [draw[side] for draw in draws]) for side, x in enumerate((a, b))))
     else:
         all_of_it = np.ones((subset_size, 1))
-        values = [_mmd2(a[of_a], b[of_b], all_of_it, all_of_it)[0] for of_a, of_b in draws]
+        values = [_mmd2(_rows(a, of_a), _rows(b, of_b), all_of_it, all_of_it)[0] for of_a, of_b in draws]
     return float(np.mean(values)), float(np.std(values))
 
 
 def of_features(reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray) -> tuple[float, float | None]:
     """KID and its deviation, seed 0, as the registry asks for them."""
     return kid(reference, test, seed=0)
+
+
+def _rows(features: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    rows = features[indices]
+    given_back(features)
+    return rows
 
 
 def _members(count: int, subsets: list[np.ndarray]) -> np.ndarray:
@@ -63,11 +71,16 @@ def _mmd2(a: np.ndarray, b: np.ndarray, in_a: np.ndarray, in_b: np.ndarray) -> n
 def _kernel_sums(a, b, in_a, in_b, diagonal: bool = True) -> np.ndarray:
     """Sum of kernel values over every pair of subsets, one block of rows at a time."""
     sums = np.zeros(in_a.shape[1])
-    for start in range(0, len(a), BLOCK):
-        rows = slice(start, start + BLOCK)
+    for rows in spans(len(a), ROWS):
         # Products in the type of the features, as torch-fidelity has them; sums in float64.
-        kernel = (a[rows] @ b.T).astype(np.float64) / a.shape[1] + 1
-        kernel *= kernel * kernel  # numpy's ** 3 is several times slower
+        kernel = (a[rows] @ b.T).astype(np.float64)
+        given_back(a)
+        given_back(b)
+        for some in spans(len(kernel), CUBED):
+            block = kernel[some]
+            block /= a.shape[1]
+            block += 1
+            block *= block * block  # numpy's ** 3 is several times slower
         if not diagonal:
             np.fill_diagonal(kernel[:, rows], 0)
         sums += (in_a[rows] * (kernel @ in_b)).sum(axis=0)

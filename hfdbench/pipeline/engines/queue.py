@@ -21,6 +21,7 @@ from hfdbench.pipeline.engines.worker import Report, Unit, Wrong
 
 STRAGGLES = 2.0  # times the median unit, after which an idle worker gets a copy
 POLL_S = 1.0
+RETRY_S = 60.0  # between two attempts to replace a worker for which there was no room
 MOST_STARTS = 3  # workers that may be lost in a row, for each there should be
 
 
@@ -174,7 +175,7 @@ def carry_out(
     done: set[Unit] = set()
     reports: list[Report] = []
     seconds: dict[str, list[float]] = defaultdict(list)  # that units of a stage took
-    in_a_row = 0
+    in_a_row, retry_at = 0, 0.0
     barrier.sealed = all(worker.seal == "sandbox" for worker in workers)
     try:
         while waiting or barrier or any(each.unit not in done for each in running.values()):
@@ -197,9 +198,7 @@ def carry_out(
                         raise UsageError(
                             f"{in_a_row} workers were lost one after the other, the last: {error}"
                         ) from None
-                    if new := _started(start, note):
-                        idle.append(new)
-                        barrier.sealed &= new.seal == "sandbox"
+                    retry_at = clock.now()
                     if unit not in done and all(each.unit != unit for each in running.values()):
                         cost[unit] += 1
                         again = _again(unit, cost[unit], losses, str(error))
@@ -219,6 +218,12 @@ def carry_out(
                     if unit in given:
                         advance()
             waiting.extend(barrier.released(running.values()))
+            while (waiting or barrier) and len(idle) + len(running) < expected and clock.now() >= retry_at:
+                if new := _started(start, note):
+                    idle.append(new)
+                    barrier.sealed &= new.seal == "sandbox"
+                else:
+                    retry_at = clock.now() + RETRY_S
     finally:
         for worker in [*idle, *(each.worker for each in running.values())]:
             worker.end()
