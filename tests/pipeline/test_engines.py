@@ -17,16 +17,17 @@ from helpers_kills import killed, pieces
 from test_pipeline import assert_equal, codec, offline, pictures, tables  # noqa: F401  (offline is a fixture)
 from typer.testing import CliRunner
 
+from hfdbench import __version__
 from hfdbench.cards.find import choose
 from hfdbench.cards.schema import CodecCard
 from hfdbench.cli.app import app
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.pipeline import run as pipeline
-from hfdbench.pipeline.engines import queue
+from hfdbench.pipeline.engines import queue, worker
 from hfdbench.pipeline.engines.driver import Work, carry_out, cut, work_of
 from hfdbench.pipeline.engines.processes import Process
 from hfdbench.pipeline.engines.settings import Engine, chosen
-from hfdbench.pipeline.engines.worker import Hello, Report, Unit, difference
+from hfdbench.pipeline.engines.worker import Hello, Report, Unit, difference, introduced
 from hfdbench.pipeline.plan import Request, make_plan
 from hfdbench.pipeline.run import run
 from hfdbench.progress import Silent
@@ -114,14 +115,27 @@ def test_a_killed_driver_is_followed_by_another_engine(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the environment in /proc")
-def test_a_worker_sees_its_gpu_alone(tmp_path):
-    process = Process(request_of(tmp_path, 1), "3")
+def test_a_worker_sees_its_gpu_alone_and_is_asked_who_it_is(tmp_path):
+    request = request_of(tmp_path, 1)
+    process, mine = Process(request, "3"), introduced(make_plan(request))
     try:
         environment = Path(f"/proc/{process.host.split()[1]}/environ").read_bytes().split(b"\0")
         assert b"CUDA_VISIBLE_DEVICES=3" in environment and b"OMP_NUM_THREADS=1" in environment
-        assert isinstance(process.hello().result(), Hello)
+        assert process.greet(mine) == "" and process.seal == mine.seal
+        assert "weights or images differ" in process.greet(replace(mine, keys=((mine.keys[0][0], "k2"),)))
     finally:
         process.end()
+
+
+def test_workers_of_another_version_are_refused_by_name(tmp_path, monkeypatch):
+    """Before they touch anything."""
+    monkeypatch.setattr(worker, "__version__", "0.1")  # here, not in the worker
+    request = request_of(tmp_path, 1)
+    with pytest.raises(
+        UsageError, match=rf"process \d+ is refused: hfdbench {__version__} is installed there, 0.1 here"
+    ):
+        carry_out(request, Engine(engine="processes", workers=1))
+    assert not pieces(request.out) and not workers_of_this_process()
 
 
 def test_images_that_are_given_up_become_error_rows(tmp_path):
