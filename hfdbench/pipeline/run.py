@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
-from hfdbench.codecs.pool import CodecFailed, Pool, require_sandbox
+from hfdbench.codecs.pool import CodecFailed, Pool, find_seal, require_sandbox
 from hfdbench.codecs.verify import StoredStream, spread, verify
 from hfdbench.datasets.dataset import Dataset
 from hfdbench.errors import UsageError
@@ -167,6 +167,10 @@ def complete(session: Session, plan: Plan, needs: Mapping[Trial, Need], mode: Mo
         _discard_work(session, needs)
         if request.shard:
             shards.record(session, plan)
+            if find_seal() == "process":
+                session.note(
+                    "no sandbox here: an encoder of one shard could reach a decoder of another; run them one by one"
+                )
         if mode in MERGING:
             for trial in [t for t in todo if t.seed != request.seed and not session.folder.work(t.trial_key).exists()]:
                 del todo[trial]  # no shard has decoded with this seed: it makes no difference
