@@ -17,7 +17,7 @@ from helpers_kills import killed, pieces
 from test_pipeline import assert_equal, codec, offline, pictures, tables  # noqa: F401  (offline is a fixture)
 from typer.testing import CliRunner
 
-from hfdbench import __version__
+import hfdbench
 from hfdbench.cards.find import choose
 from hfdbench.cards.schema import CodecCard
 from hfdbench.cli.app import app
@@ -132,7 +132,7 @@ def test_workers_of_another_version_are_refused_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "__version__", "0.1")  # here, not in the worker
     request = request_of(tmp_path, 1)
     with pytest.raises(
-        UsageError, match=rf"process \d+ is refused: hfdbench {__version__} is installed there, 0.1 here"
+        UsageError, match=rf"process \d+ is refused: hfdbench {hfdbench.__version__} is installed there, 0.1 here"
     ):
         carry_out(request, Engine(engine="processes", workers=1))
     assert not pieces(request.out) and not workers_of_this_process()
@@ -386,8 +386,11 @@ QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # no pipe:
 
 
 @pytest.fixture
-def cluster():
-    """A cluster of two nodes on loopback: its address, and a function that kills the second."""
+def cluster(request, tmp_path):
+    """A cluster of two nodes on loopback: its address, and a function that kills the second.
+
+    With the parameter "old" the second node has another version of hfdbench.
+    """
     pytest.importorskip("ray", reason="needs the extra ray")
     ray = shutil.which("ray", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     command = [ray] if ray else [sys.executable, "-m", "ray.scripts.scripts"]
@@ -404,11 +407,25 @@ def cluster():
     try:
         for node in nodes:
             subprocess.run([*command, *node], env=environment, check=True, timeout=120, **QUIET)
+            if getattr(request, "param", "") == "old":
+                environment["PYTHONPATH"] = f"{older(tmp_path)}{os.pathsep}{environment['PYTHONPATH']}"
         second = max(pids("raylet") - before)
 
         yield address, lambda: os.kill(second, signal.SIGKILL)
     finally:
         subprocess.run([*command, "stop", "--force"], env=environment, timeout=60, **QUIET)
+
+
+def older(folder: Path) -> Path:
+    """A copy of hfdbench that says it is version 0.1."""
+    place = folder / "older"
+    if not place.exists():
+        shutil.copytree(
+            Path(hfdbench.__file__).parent, place / "hfdbench", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        file = place / "hfdbench" / "__init__.py"
+        file.write_text(file.read_text().replace(f'"{hfdbench.__version__}"', '"0.1"'))
+    return place
 
 
 def pids(name: str) -> set[int]:
@@ -434,6 +451,26 @@ def wait_for(something) -> None:
     deadline = time.monotonic() + 240
     while not something() and time.monotonic() < deadline:
         time.sleep(0.05)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("cluster", ["old"], indirect=True)
+def test_a_node_with_another_version_is_left_out_and_a_killed_driver_followed(tmp_path, cluster):
+    address, _ = cluster
+    spec, out, notes = pictures(tmp_path / "p", 4, 256, 256), tmp_path / "out", []
+    words = ["run", "--codec", "jpeg", "--point", "q25", "--dataset", spec, "--device", "cpu", "--out", str(out)]
+
+    def half_way(process: subprocess.Popen) -> bool:
+        wait_for(lambda: len(pieces(out)) >= 2 or process.poll() is not None)
+        return True
+
+    assert killed([*words, "--engine", "ray", "--address", address], half_way) and pieces(out)
+    request = Request(tuple(choose(CodecCard, ["jpeg"])), (spec,), out, points=("q25",))
+    carry_out(request, Engine(engine="processes", workers=1))
+    run(replace(request, out=tmp_path / "whole"))
+    assert_equal(tables(tmp_path / "whole"), tables(out))
+    found = carry_out(replace(request, out=tmp_path / "again"), Engine(engine="ray", address=address), Noted(notes))
+    assert len(found.done) == 1 and any("hfdbench 0.1 is installed there" in note for note in notes), notes
 
 
 @pytest.mark.ray
