@@ -12,12 +12,23 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from typing import NamedTuple
 
+from hfdbench.datasets.ids import parse_id
 from hfdbench.errors import UsageError
 from hfdbench.files.atomic import write_text
 from hfdbench.pipeline.plan import Plan, Request, Trial
 from hfdbench.pipeline.session import Session
 from hfdbench.results.folder import ResultsFolder
+
+
+class Asked(NamedTuple):
+    """A trial as it was asked for, whatever images and versions it met, and what it was there."""
+
+    name: str
+    stream_key: str
+    trial_key: str
+    dataset_sha256: str
 
 
 @dataclass(frozen=True)
@@ -28,8 +39,7 @@ class Shard:
     ----------
     versions : Mapping of str to str
         Of hfdbench, Python and libraries.
-    trials : Mapping of str to tuple of str
-        stream_key, trial_key and sha256 of the dataset, by label.
+    trials : tuple of Asked
     networks : Mapping of str to str
         Keys of feature networks, by name.
     """
@@ -38,7 +48,7 @@ class Shard:
     count: int
     host: str
     versions: Mapping[str, str]
-    trials: Mapping[str, tuple[str, ...]]
+    trials: tuple[Asked, ...]
     networks: Mapping[str, str]
 
     @property
@@ -73,9 +83,17 @@ def record(session: Session, plan: Plan) -> None:
 
 
 def _of_session(session: Session, trials: Iterable[Trial], index: int, count: int) -> Shard:
-    keys = {t.label: (t.stream_key, t.trial_key, t.dataset.sha256) for t in trials}
+    asked = tuple(Asked(_asked_name(t), t.stream_key, t.trial_key, t.dataset.sha256) for t in trials)
     networks = {name: extractor.key for name, extractor in session.instruments.extractors.items()}
-    return Shard(index, count, platform.node(), session.environment["versions"], keys, networks)
+    return Shard(index, count, platform.node(), session.environment["versions"], asked, networks)
+
+
+def _asked_name(trial: Trial) -> str:
+    """Without what a change of the images or --limit would change."""
+    base = parse_id(trial.dataset.id).base
+    if base.startswith("folder-"):
+        base = base.rpartition("-")[0]
+    return f"{trial.codec.id}-{trial.point}-{base}-{trial.seed}"
 
 
 def stored(folder: ResultsFolder) -> list[Shard]:
@@ -83,14 +101,16 @@ def stored(folder: ResultsFolder) -> list[Shard]:
     found = []
     for path in folder.all_shards():
         with suppress(OSError, ValueError, TypeError):
-            found.append(Shard(**json.loads(path.read_text())))
+            fields = json.loads(path.read_text())
+            fields["trials"] = tuple(Asked(*one) for one in fields["trials"])
+            found.append(Shard(**fields))
     return found
 
 
 def forget(folder: ResultsFolder) -> None:
     """Remove the records of shards of which no piece is left."""
     for shard in stored(folder):
-        keys = {key for stream_key, trial_key, _ in shard.trials.values() for key in (stream_key, trial_key)}
+        keys = {key for one in shard.trials for key in (one.stream_key, one.trial_key)}
         if not any(folder.work(key).exists() for key in keys):
             folder.shard(shard.index, shard.count).unlink(missing_ok=True)
 
@@ -111,7 +131,7 @@ def explained(session: Session, absent: list[Absent]) -> UsageError:
             return error
     first = absent[0]
     run = command(session.request)
-    alike = [shard for shard in shards if first.trial.label in shard.trials]
+    alike = [shard for shard in shards if _asked_name(first.trial) in {one.name for one in shard.trials}]
     counts = Counter(shard.count for shard in alike)
     if not counts:
         return UsageError(f"{first}: no shard of it was run; run all of them: {run} --shard I/N")
@@ -132,12 +152,13 @@ def _of_another_plan(session: Session, absent: Absent, shards: list[Shard]) -> U
     """Name the shard that holds a missing image and was run with another plan, and what differs."""
     trial, images = absent.trial, len(absent.trial.dataset.names)
     here = _of_session(session, [trial], 0, 1)
+    (mine,) = here.trials
     for shard in shards:
-        if trial.label not in shard.trials or not any(shard.holds(image, images) for image in absent.images):
+        theirs = [one for one in shard.trials if one.name == mine.name]
+        if not theirs or not any(shard.holds(image, images) for image in absent.images):
             continue
-        theirs, mine = tuple(shard.trials[trial.label]), here.trials[trial.label]
         network = absent.network
-        if theirs == mine and (not network or shard.networks.get(network) in (None, here.networks[network])):
+        if mine in theirs and (not network or shard.networks.get(network) in (None, here.networks[network])):
             continue
         names = sorted(shard.versions.keys() | here.versions.keys())
         versions = [
@@ -145,9 +166,9 @@ def _of_another_plan(session: Session, absent: Absent, shards: list[Shard]) -> U
             for name in names
             if shard.versions.get(name) != here.versions.get(name)
         ]
-        if theirs == mine:
+        if mine in theirs:
             why = f"{network} has other weights"
-        elif theirs[2] != mine[2]:
+        elif mine.dataset_sha256 not in {one.dataset_sha256 for one in theirs}:
             why = "the images differ"
         else:
             why = ", ".join(versions) or "weights, options or the class of device differ"

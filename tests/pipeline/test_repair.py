@@ -1,6 +1,7 @@
 """What is damaged, short, doubled or failed for a passing reason is done again, and nothing else is."""
 
 import os
+import shutil
 from dataclasses import replace
 
 import pyarrow as pa
@@ -200,6 +201,9 @@ def test_shards_of_two_plans_are_refused_by_name(tmp_path):
     with pytest.raises(
         UsageError, match=r"shards 1-2 of 3 are missing .*--shard I/3 \(as an array of Slurm: sbatch --array=1-2"
     ):
+        merge(request)
+    shutil.copy(tmp_path / "p" / "04.png", tmp_path / "p" / "05.png")
+    with pytest.raises(UsageError, match=r"shard 0/3, run on .* has another key \(the images differ"):
         merge(request)
 
 
