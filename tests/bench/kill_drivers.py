@@ -43,7 +43,7 @@ def main() -> int:
         place = Path(name)
         spec = pictures(place / "p", options.pictures, 256, 256)
         weights = random_weights(place / "random.pth")
-        words = ["run", "--codec", "jpeg", "--point", "q25", "--point", "q75", "--dataset", spec, "--device", "cpu"]
+        words = ["run", "--codec", "jpeg", "--point", "q25", "--point", "q65", "--dataset", spec, "--device", "cpu"]
         words += ["--inception", str(weights)]
 
         def ended(engine: str, out: Path) -> float:
@@ -77,7 +77,7 @@ def main() -> int:
         print(f"killed {options.kills} times: {len(whole)} tables equal, FID {Results(out).points()['fid'].tolist()}")
 
         cards = tuple(choose(CodecCard, ["jpeg"]))
-        request = Request(cards, (spec,), place / "shards", points=("q25", "q75"), inception=weights)
+        request = Request(cards, (spec,), place / "shards", points=("q25", "q65"), inception=weights)
         for index in chance.sample(range(options.shards), options.shards):
             run(replace(request, shard=(index, options.shards)))
         merged = merge(request)
