@@ -19,6 +19,7 @@ from pathlib import Path
 
 LIMIT = 1.10
 IMAGES, CROPS = (24, 240), (100, 30_000)
+PIECE = 500  # crops of a piece
 
 RUN = """
 import sys
@@ -92,11 +93,11 @@ def synthetic_pieces(folder: Path, out: Path, weights: Path, count: int) -> None
     (trial,) = make_plan(request).trials
     head = {"codec": trial.codec.id, "point": trial.point, "dataset": trial.dataset.id, "status": "ok"}
 
-    def features(dimensions: int, image: int, shift: float) -> pa.Table:
-        flat = pa.array(random.random(dimensions, np.float32) + np.float32(shift))
+    def features(dimensions: int, images: range, shift: float) -> pa.Table:
+        flat = pa.array(random.random(len(images) * dimensions, np.float32) + np.float32(shift))
         column = pa.FixedSizeListArray.from_arrays(flat, dimensions)
-        places = [pa.array([value], pa.int64()) for value in (image, 0, 0)]
-        return pa.table([*places, column], schema=schema.features_schema(dimensions))
+        zeros = pa.array(np.zeros(len(images), np.int64))
+        return pa.table([pa.array(images), zeros, zeros, column], schema=schema.features_schema(dimensions))
 
     streams = session.pieces(trial.stream_key, "streams", schema.STREAMS, "stream")
     images = session.pieces(trial.trial_key, "images", schema.IMAGES, "pixels_sha256")
@@ -107,17 +108,25 @@ def synthetic_pieces(folder: Path, out: Path, weights: Path, count: int) -> None
         tables.append((session.pieces(reference, "features", columns, "features"), extractor.dimensions, 0.0))
         mine = session.pieces(trial.trial_key, f"features-{extractor.key}", columns, "features")
         tables.append((mine, extractor.dimensions, 0.02))
-    for image, name in enumerate(trial.dataset.names):
-        both = {"image": image, "name": name, "width": 8, "height": 8, "bytes": 640, "encode_s": 0.001}
-        stream = both | {"stream": bytes(640), "status": "ok"}
-        row = head | both | {"pixels": 64, "bpp": 80.0, "mse": 9.5 + image % 7, "psnr_db": 38.0, "decode_s": 0.001}
-        row |= {"stream_sha256": f"{image:064x}", "pixels_sha256": f"{image:064x}", "identical": False} | session.place
-        streams.add(image, pa.Table.from_pylist([stream], schema.STREAMS))
-        images.add(image, pa.Table.from_pylist([row], schema.IMAGES))
+    quality = [
+        (session.pieces(trial.trial_key, f"quality-{name}", schema.QUALITY, "value"), measure.columns)
+        for name, measure in session.instruments.measures.items()
+    ]
+    for first in range(0, count, PIECE):
+        part = range(first, min(first + PIECE, count))
+        rows = []
+        for image in part:
+            both = {"image": image, "name": trial.dataset.names[image], "width": 8, "height": 8, "bytes": 640}
+            row = head | both | {"pixels": 64, "bpp": 80.0, "mse": 9.5 + image % 7, "psnr_db": 38.0, "encode_s": 0.001}
+            row |= {"decode_s": 0.001, "stream_sha256": f"{image:064x}", "pixels_sha256": f"{image:064x}"}
+            rows.append(row | {"stream": bytes(640), "identical": False} | session.place)
+        streams._commit(part[0], part[-1], pa.Table.from_pylist(rows, schema.STREAMS))
+        images._commit(part[0], part[-1], pa.Table.from_pylist(rows, schema.IMAGES))
         for pieces, dimensions, shift in tables:
-            pieces.add(image, features(dimensions, image, shift))
-    for pieces in (streams, images, *(pieces for pieces, *_ in tables)):
-        pieces.flush()
+            pieces._commit(part[0], part[-1], features(dimensions, part, shift))
+        for pieces, columns in quality:
+            lines = [row | {"metric": column, "value": 0.5} for row in rows for column in columns]
+            pieces._commit(part[0], part[-1], pa.Table.from_pylist(lines, schema.QUALITY))
 
 
 def pictures(folder: Path, count: int) -> None:
