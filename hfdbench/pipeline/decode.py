@@ -74,7 +74,8 @@ def decode(session: Session, trial: Trial, need: Need, pool: Pool) -> None:
         with ExitStack() as stack:
             for pieces in tables.pieces:
                 stack.enter_context(pieces)
-            most = 1 if session.request.give_up or _pictures(trial) else identity.batch(trial.codec)
+            alone = session.request.give_up or _pictures(trial) is not None
+            most = 1 if alone else identity.batch(trial.codec)
             groups = _groups(_streams(session, trial, set(missing)), most)
             measured = in_order(pool, groups, some, shuffled=max(1, SHUFFLED // most))
             for row, cut, values in _sorted(measured, missing):
