@@ -169,8 +169,7 @@ def _call(codec: Any, header: dict, body: bytes) -> tuple[dict, bytes | memoryvi
         if not isinstance(stream, bytes | bytearray):
             raise TypeError(f"encode returned {type(stream).__name__}, not bytes")
         return {"ok": True, "encode_s": encode_s}, bytes(stream)
-    gpu = _gpu()
-    _forget_peaks(gpu)
+    _forget_peaks()
     if header["do"] == "decode_batch":
         streams = np.split(np.frombuffer(body, np.uint8), np.cumsum(header["lengths"])[:-1])
         given = [stream.tobytes() for stream in streams]
@@ -185,7 +184,7 @@ def _call(codec: Any, header: dict, body: bytes) -> tuple[dict, bytes | memoryvi
         decode_s = time.perf_counter() - start
         pixels = _pixels(image)
         answer = {"shape": image.shape}
-    peaks = {"host_peak_bytes": _peak_bytes(), "device_peak_bytes": gpu.max_memory_allocated() if gpu else None}
+    peaks = {"host_peak_bytes": _peak_bytes(), "device_peak_bytes": _device_peak_bytes()}
     return {"ok": True, "decode_s": decode_s, **answer, **peaks}, pixels
 
 
@@ -195,14 +194,20 @@ def _gpu() -> Any:
     return torch.cuda if torch and torch.cuda.is_available() and torch.cuda.is_initialized() else None
 
 
-def _forget_peaks(gpu: Any) -> None:
+def _device_peak_bytes() -> int | None:
+    gpu = _gpu()
+    return max(map(gpu.max_memory_allocated, range(gpu.device_count()))) if gpu else None
+
+
+def _forget_peaks() -> None:
     """Let the marks of the most memory start from what is in use now."""
     global _before
     _before = max(_before, _peak_bytes())
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_bytes(b"5")
-    if gpu:
-        gpu.reset_peak_memory_stats()
+    if gpu := _gpu():
+        for device in range(gpu.device_count()):
+            gpu.reset_peak_memory_stats(device)
 
 
 def _pixels(image: Any) -> memoryview:

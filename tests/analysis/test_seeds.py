@@ -15,7 +15,7 @@ from hfdbench.results.stored import Results
 def test_rows_are_means_with_counts_and_spreads():
     rows = [
         {"codec": codec, "point": "q1", "dataset": "d", "device": "cpu", "status": "ok", "images": 4, "bytes": 9}
-        | {"seed": seed, "fid": fid, "psnr_db": 30.0, "decode_s": fid}
+        | {"seed": seed, "fid": fid, "psnr_db": 30.0, "decode_s": fid, "host_peak_bytes": 10**9 + seed}
         for codec, seed, fid in [("b", 0, 1.0), ("a", 1, 4.0), ("b", 1, np.nan), ("a", 0, 2.0), ("c", 0, 5.0)]
     ]
     found = mean_of_seeds(pd.DataFrame(rows)).set_index("codec")
@@ -23,6 +23,7 @@ def test_rows_are_means_with_counts_and_spreads():
     assert found.loc["a", "fid"] == 3.0 and found.loc["a", "fid_spread"] == pytest.approx(2**0.5)
     assert pd.isna(found.loc["b", "fid"]), "a mean of some of the seeds is another number"
     assert pd.isna(found.loc["c", "fid_spread"]) and found.loc["c", "fid"] == 5.0
+    assert found.loc["a", "host_peak_bytes"] == 10**9 + 1 and "host_peak_bytes_spread" not in found
     assert found["seed"].eq(0).all() and "psnr_db_spread" not in found and "decode_s_spread" not in found
     assert with_spreads(["fid", "bpp"], found) == ["fid", "fid_spread", "bpp", "seeds"]
 

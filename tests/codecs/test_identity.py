@@ -51,9 +51,12 @@ class Place:
         os.utime(path, ns=(before + 10**9,) * 2)  # writes may follow within one tick of the file system's clock
 
     def identity(self, adapter: str = "minecodec:Codec", /, **options) -> dict:
+        return identity(self.card(adapter, **options), "a")
+
+    def card(self, adapter: str = "minecodec:Codec", /, **options) -> CodecCard:
         source = self.folder / "codecs" / "mine.toml"
         points = (Point(id="a", options=options),)
-        return identity(CodecCard(id="mine", kind="classical", adapter=adapter, points=points, source=source), "a")
+        return CodecCard(id="mine", kind="classical", adapter=adapter, points=points, source=source)
 
 
 @pytest.fixture
@@ -112,6 +115,17 @@ def test_a_declared_version_stands_for_the_code(place):
     assert place.identity() == before
     place.write(declared.replace("version = 3", "version: int = 4"))
     assert place.identity()["version"] == 4
+
+
+def test_a_batch_is_declared_and_decides_no_key(place):
+    place.write(SOURCE.replace("    def encode", "    version = 1\n\n    def encode"))
+    before = place.identity()
+    assert identities.batch(place.card()) == 1
+    place.write(SOURCE.replace("    def encode", "    version = 1\n    batch = 8\n\n    def encode"))
+    assert identities.batch(place.card()) == 8 and place.identity() == before
+    place.write(SOURCE.replace("    def encode", "    batch = 0\n\n    def encode"))
+    with pytest.raises(UsageError, match=r"Codec\.batch: must be a number from 1 to"):
+        place.identity()
 
 
 def test_libraries_are_those_that_are_imported(place, monkeypatch):

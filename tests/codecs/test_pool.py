@@ -113,6 +113,29 @@ def test_answers_are_bounded():
         assert len(str(error.value)) < 2100 and "\x1b" not in str(error.value)
 
 
+def test_a_batch_answers_every_stream_and_says_its_time_and_memory(monkeypatch):
+    monkeypatch.setenv("HFDBENCH_SEAL", "process")
+    codec, large = card("Batched"), np.full((2000, 2000, 3), 99, np.uint8)
+    with Pool("encoder", 1, "cpu") as pool:
+        streams = [
+            pool.ask(codec, "p", {"do": "encode", "shape": image.shape}, image.data.cast("B"))[1]
+            for image in (large, IMAGE + 20)
+        ]
+    with Pool("decoder", 1, "cpu") as pool:
+        both, body = _batch(pool, codec, streams)
+        assert both["shapes"] == [[2000, 2000, 3], [40, 56, 3]] and both["decode_s"] > 0 and len(body) == 12_006_720
+        small, _ = _batch(pool, codec, [streams[1]])
+        assert small["host_peak_bytes"] + (90 << 20) < both["host_peak_bytes"], "96 MB of integers, and then no longer"
+        assert small["device_peak_bytes"] is None
+        with pytest.raises(CodecFailed, match="answered with 1 pictures of 2 streams"):
+            _batch(pool, codec, [streams[1], b"lost"])
+
+
+def _batch(pool: Pool, codec: CodecCard, streams: list[bytes]) -> tuple[dict, bytes]:
+    ask = {"do": "decode_batch", "seed": 0, "lengths": [len(stream) for stream in streams]}
+    return pool.ask(codec, "p", ask, b"".join(streams), 4_002_240, retries=0)
+
+
 def test_limits_grow_with_the_image():
     small, large = (Limits.of("decode", pixels, "cpu", None) for pixels in (10**4, 10**7))
     assert small.seconds < large.seconds and small.memory_bytes < large.memory_bytes

@@ -9,7 +9,11 @@ import pytest
 import torch
 from helpers_hfd import LAPPED, LEVELS, SMALL, autoencoder, decoder, picture, write
 
+from hfdbench.cards.find import find_cards
+from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.hfd import HFD
+from hfdbench.codecs.pool import Pool
+from hfdbench.codecs.protocol import load_codec
 from hfdbench.hfd import coding
 from hfdbench.hfd.container import Coded
 from hfdbench.hfd.decoder import Sampling
@@ -73,6 +77,14 @@ def test_samples_agree_across_devices(sampler, solver):
     made = [decoder().to(device).sample(reconstruction, 1, 7, how, at_once=k) for device, k in (("cpu", 1), (GPU, 8))]
     assert np.abs(made[0].astype(int) - made[1]).max() <= 2
     assert psnr(made[0], made[1]) > 55 > psnr(made[0], reconstruction)
+
+
+def test_the_worker_tells_the_memory_that_decoding_took():
+    card = find_cards(CodecCard)["elic-mse"]
+    stream = load_codec(card, "q3").encode(picture(128, 128))
+    with Pool("decoder", 1, GPU) as pool:
+        answers = [pool.ask(card, "q3", {"do": "decode", "seed": 0}, stream)[0] for _ in range(2)]
+    assert all(answer["device_peak_bytes"] > 1 << 20 for answer in answers)
 
 
 def test_memory_does_not_grow_with_the_picture(weights, sampler):
