@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from compressai.ans import BufferedRansEncoder, RansDecoder
@@ -264,11 +265,12 @@ class Autoencoder(nn.Module):
         decoder.set_stream(stream + bytes(4 * self.symbols(shape) + 64))
 
         def pull(index: Tensor, table) -> Tensor:
-            symbols = self._pull(decoder, index, table)
-            if symbols.numel() and not -LARGEST_SYMBOL <= int(symbols.min()) <= int(symbols.max()) <= LARGEST_SYMBOL:
+            rows = index.flatten().tolist()
+            symbols = decoder.decode_stream(rows, *table)
+            if symbols and not -LARGEST_SYMBOL <= min(symbols) <= max(symbols) <= LARGEST_SYMBOL:
                 raise StreamError(DAMAGED)
-            self._push(again, symbols, index, table)
-            return symbols
+            again.encode_with_indexes(symbols, rows, *table)
+            return torch.from_numpy(np.array(symbols, np.int32))  # torch.tensor reads a list slower
 
         z_shape = (1, self.config.hyper, shape[0] // 4, shape[1] // 4)
         symbols = pull(self._bottleneck_index(z_shape), self._bottleneck_table).reshape(z_shape)
@@ -301,8 +303,8 @@ class Autoencoder(nn.Module):
         """Bytes that the hyper-latents of a stream take when they are coded alone; shape is (H/16, W/16)."""
         decoder, encoder = RansDecoder(), BufferedRansEncoder()
         decoder.set_stream(stream)
-        index = self._bottleneck_index((1, self.config.hyper, shape[0] // 4, shape[1] // 4))
-        self._push(encoder, self._pull(decoder, index, self._bottleneck_table), index, self._bottleneck_table)
+        rows = self._bottleneck_index((1, self.config.hyper, shape[0] // 4, shape[1] // 4)).flatten().tolist()
+        encoder.encode_with_indexes(decoder.decode_stream(rows, *self._bottleneck_table), rows, *self._bottleneck_table)
         return len(encoder.flush())
 
     def _contexts(self, symbols: Tensor, rate: int) -> Tensor:
@@ -348,10 +350,6 @@ class Autoencoder(nn.Module):
     @staticmethod
     def _push(encoder, symbols: Tensor, index: Tensor, table) -> None:
         encoder.encode_with_indexes(symbols.flatten().tolist(), index.flatten().tolist(), *table)
-
-    @staticmethod
-    def _pull(decoder, index: Tensor, table) -> Tensor:
-        return torch.tensor(decoder.decode_stream(index.flatten().tolist(), *table), dtype=torch.int32)
 
     @property
     def _bottleneck_table(self):

@@ -24,7 +24,7 @@ WEIGHT_MAX = 2.0**3  # ... within +-8: 16 bits with sign; 21 + 16 leaves 16 bits
 def to_grid(x: Tensor) -> Tensor:
     """Round to the activation grid: float64, multiples of 2^-10 within +-1024."""
     step = 2.0**ACTIVATION_BITS
-    return (x.double() * step).round_().clamp_(-ACTIVATION_MAX * step, ACTIVATION_MAX * step) / step
+    return (x.double() * step).round_().clamp_(-ACTIVATION_MAX * step, ACTIVATION_MAX * step).div_(step)
 
 
 def run(net: nn.Module, x: Tensor) -> Tensor:

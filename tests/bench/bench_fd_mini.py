@@ -1,17 +1,17 @@
-"""Patches per second of fd_mini's network against Inception's (ours) in the same process, turn about, on 256 x 256.
+"""fd_mini's network against Inception's (ours) on patches of 256 x 256, in one process in turn.
 
     python tests/bench/bench_fd_mini.py [--patches 32] [--rounds 5] [--weights FILE]
 
-One thread, its own seconds, which busy neighbours do not stretch. Exit code 1 when the ratio is below the limit.
+Conventions: one thread, CPU seconds. Exit code 1 when the ratio is below the limit.
 """
 
 import argparse
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
-from statistics import median
+
+import turns
 
 LIMIT = 8.0
 
@@ -38,20 +38,12 @@ def main() -> int:
         inception = Inception(options.weights or random_weights(Path(folder) / "random.pth"))
     mini = find_extractor("mini", None, None).build("cpu")
 
-    def timed(network) -> float:
-        start = time.process_time()
-        network.features(images)
-        return time.process_time() - start
-
-    for network in (mini, inception):
-        timed(network)
-    rounds = [(timed(mini), timed(inception)) for _ in range(options.rounds)]
-    mini_s, inception_s = (median(times) for times in zip(*rounds, strict=True))
-    ratio = median(inception / mini for mini, inception in rounds)
-    print(
-        f"fd_mini: {len(images) / mini_s:.0f} patches/s, Inception {len(images) / inception_s:.0f} patches/s, "
-        f"ratio {ratio:.1f} (limit {LIMIT}); CPU, one thread on both sides"
+    runs = turns.calls(
+        {"mini": lambda: mini.features(images), "inception": lambda: inception.features(images)}, options.rounds
     )
+    ratio, text = turns.ratio(runs["inception"], runs["mini"])
+    print(f"{options.patches} patches, one thread on both sides; {turns.machine()}")
+    print(f"fd_mini: {runs['mini']}; Inception: {runs['inception']}; ratio {text}, limit {LIMIT}")
     return int(ratio < LIMIT)
 
 
