@@ -56,7 +56,7 @@ def main() -> int:
     else:
         known = [part for one in statistics for part in (one["mu"], one["sigma"])]
         named["pytorch-fid"] = lambda: float(calculate_frechet_distance(*known))
-    runs = turns.calls(named, options.rounds)
+    runs = turns.calls(named, options.rounds, warm=False)
     ours = runs.pop("hfdbench")
     print(f"{options.features} features, threads on all sides: {options.threads}; {turns.machine()}")
     print(f"hfdbench: {ours}, distance {ours.last:.8g}")

@@ -1,7 +1,7 @@
 """One evaluation of HFD's network against diffusers' UNet2DModel of equal multiply-adds, and what decoding costs beside it.
 
     pip install diffusers           # else the first part is left out
-    python tests/bench/bench_hfd_network.py
+    python tests/bench/bench_hfd_network.py [--rounds 5]
 
 Goals: at least 1.3 times as fast; a whole decode of a Kodak picture at most 1.1 times its network evaluations.
 
@@ -12,6 +12,7 @@ its memory is whichever is faster. The second part takes HFDBENCH_DATA. Exit cod
 be run.
 """
 
+import argparse
 import itertools
 import os
 import sys
@@ -23,7 +24,6 @@ from torch import nn
 
 FASTER, WHOLE = 1.3, 1.1
 SIDE = 288  # of the tile, pixels
-REPEATS = 3
 
 
 def multiply_adds(model: nn.Module, *inputs: torch.Tensor) -> int:
@@ -70,7 +70,7 @@ def matched(channels: int, outputs: int, side: int, wanted: int) -> tuple[nn.Mod
     return unet2d(channels, outputs, widths, layers), widths, found
 
 
-def network() -> bool | None:
+def network(rounds: int) -> bool | None:
     """Part one."""
     try:
         import diffusers
@@ -99,7 +99,7 @@ def network() -> bool | None:
                 "planar": lambda theirs=theirs, x=x: theirs(x, 10),
                 "channels last": lambda also=also, last=last: also(last, 10),
             },
-            REPEATS,
+            rounds,
         )
         layout = min(("planar", "channels last"), key=lambda key: sum(runs[key].cpu_s))
         ratio, text = turns.ratio(runs[layout], runs["ours"])
@@ -126,7 +126,7 @@ def card():
     return choose(CodecCard, ["hfd"])[0]
 
 
-def whole() -> bool | None:
+def whole(rounds: int) -> bool | None:
     """Part two: a decode of kodim01 and its network evaluations, on the same windows."""
     if "HFDBENCH_DATA" not in os.environ:
         print("HFDBENCH_DATA names no folder: no Kodak picture to decode")
@@ -161,7 +161,7 @@ def whole() -> bool | None:
             "decode": lambda: codec.decode(stream, seed=0),
             "stage 1": lambda: coding.decode(payload, *image.shape[:2], codec._rate, codec._transforms, codec._coder),
         },
-        REPEATS,
+        rounds,
     )
     ratio, text = turns.ratio(runs["decode"], runs["evaluations"])
     share, _ = turns.ratio(runs["stage 1"], runs["evaluations"])
@@ -174,9 +174,12 @@ def whole() -> bool | None:
 
 @torch.inference_mode()
 def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--rounds", type=int, default=5)
+    options = options.parse_args()
     torch.set_num_threads(1)
     print(turns.machine())
-    results = [network(), whole()]
+    results = [part(options.rounds) for part in (network, whole)]
     return 2 if None in results else int(not all(results))
 
 

@@ -37,9 +37,9 @@ class Runs:
         )
 
 
-def calls(named: dict[str, Callable[[], object]], rounds: int) -> dict[str, Runs]:
-    """Functions of this process, each called once beforehand."""
-    runs = {name: Runs(last=call()) for name, call in named.items()}
+def calls(named: dict[str, Callable[[], object]], rounds: int, warm: bool = True) -> dict[str, Runs]:
+    """Functions of this process; `warm`: each called once beforehand."""
+    runs = {name: Runs(last=call() if warm else None) for name, call in named.items()}
     for _ in range(rounds):
         for name, call in named.items():
             cpu, wall = time.process_time(), time.perf_counter()
