@@ -1,4 +1,4 @@
-"""Inception features as torch-fidelity computes them (`inception-v3-compat`, 2048), about twice as fast on a CPU (docs/benchmarks.md).
+"""Inception features as torch-fidelity computes them (`inception-v3-compat`, 2048), twice as fast on a CPU (docs/benchmarks.md).
 
 Conventions: patches are uint8, H x W x 3, RGB, all of one size; features are float32, N x 2048, in the order of the
 patches, equal to torch-fidelity's to 1e-4 (features are of order 1). Patches are resized to 299 x 299 by the rule of
