@@ -14,7 +14,7 @@ import numpy as np
 from hfdbench.cards.find import choose
 from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.protocol import Codec, load_codec
-from hfdbench.errors import UsageError
+from hfdbench.errors import UsageError, no_folder
 from hfdbench.files.remote import located
 from hfdbench.pipeline import run as pipeline
 from hfdbench.pipeline.measure import Measurement, Value, measure
@@ -230,5 +230,5 @@ def load_results(folder: Path | str = "results") -> Results:
         There is no such folder.
     """
     if not located(folder).is_dir():
-        raise UsageError(f"{folder}: no such folder; hfdbench.run(..., out=FOLDER) makes one")
+        raise no_folder(folder, "hfdbench.run(..., out=FOLDER) makes one")
     return Results(folder)

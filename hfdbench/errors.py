@@ -1,7 +1,9 @@
 """Errors a user can act on. Each message names the thing, the cause and a hint."""
 
 import difflib
+import errno
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UsageError(Exception):
@@ -52,6 +54,45 @@ def unknown(thing: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(known) or 'none'}"
     return UsageError(f'no {thing} "{name}"; {hint}')
+
+
+def no_folder(path: Path | str, hint: str, named: str = "") -> UsageError:
+    """Build the error for a path that is not a folder.
+
+    Parameters
+    ----------
+    path : Path or str
+        The path.
+    hint : str
+        Which folder to give.
+    named : str, optional
+        How the user named it, such as "--data photos"; the path by default.
+    """
+    cause = "a file, where a folder is needed" if Path(path).exists() else "no such folder"
+    return UsageError(f"{named or path}: {cause}; {hint}")
+
+
+SYSTEM = {  # what the system says of a file, and what helps
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a file lies where a folder is needed; choose another path",
+    errno.EISDIR: "give a file in it",
+    errno.EEXIST: "it is a file; choose another path",
+    errno.ENOSPC: "free some room and run the same command again: what is stored stays",
+    errno.EDQUOT: "free some room and run the same command again: what is stored stays",
+    errno.EMFILE: "raise the limit of open files: ulimit -n 4096",
+}
+
+
+def of_system(error: OSError) -> UsageError:
+    """Build the error for a file or folder that the system refuses.
+
+    Parameters
+    ----------
+    error : OSError
+        With the path in `filename`.
+    """
+    may = "choose one that you may read and, where results go, write"
+    return UsageError(f"{error.filename}: {error.strerror or error}; {SYSTEM.get(error.errno or 0, may)}")
 
 
 def without_controls(text: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hfdbench.cards.schema import C, CodecCard, read_card
-from hfdbench.errors import UsageError, unknown
+from hfdbench.errors import UsageError, no_folder, unknown
 
 PACKAGE = Path(__file__).resolve().parent.parent  # of hfdbench
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def card_roots(extra: Iterable[Path | str] = ()) -> list[Path]:
     roots = [bundled_root(), *_entry_point_roots(), Path.cwd()]
     for folder in extra:
         if not Path(folder).is_dir():
-            raise UsageError(f"--cards {folder}: no such folder; give one that holds codecs/, datasets/ or reports/")
+            raise no_folder(folder, "give one that holds codecs/, datasets/ or reports/", f"--cards {folder}")
         roots.append(Path(folder))
     return list(dict.fromkeys(root.resolve() for root in roots))
 

@@ -13,7 +13,7 @@ import typer.core
 
 from hfdbench import __version__
 from hfdbench.cli import check, look, measure, provide
-from hfdbench.errors import Unavailable, UsageError
+from hfdbench.errors import Unavailable, UsageError, of_system
 from hfdbench.report.text import plain
 
 GROUPS = {
@@ -76,6 +76,11 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our stdout has gone, as head does
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        if error.filename is None:  # of no file: a fault of ours, to be seen whole
+            raise
+        print(f"hfdbench: {plain(of_system(error))}", file=sys.stderr)
+        sys.exit(2)
 
 
 def version(wanted: bool) -> None:

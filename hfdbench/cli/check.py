@@ -46,9 +46,13 @@ def conform(
     codec: Annotated[str, typer.Argument(help="Codec id.")],
     point: Annotated[str | None, typer.Option("--point", help="Which point; the middle one when not given.")] = None,
     device: DeviceOption = Device.cpu,
-    timeout_s: Annotated[float, typer.Option("--timeout-s", help="Seconds that one image may take.")] = 120,
-    memory_gib: Annotated[float, typer.Option("--memory-gib", help="What decoding may take at its peak.")] = 4,
-    megapixels: Annotated[float, typer.Option("--megapixels", help="Size of the image that memory is taken at.")] = 2,
+    timeout_s: Annotated[float, typer.Option("--timeout-s", min=0.001, help="Seconds that one image may take.")] = 120,
+    memory_gib: Annotated[
+        float, typer.Option("--memory-gib", min=0.01, help="What decoding may take at its peak.")
+    ] = 4,
+    megapixels: Annotated[
+        float, typer.Option("--megapixels", min=0.01, help="Size of the image that memory is taken at.")
+    ] = 2,
     cards: Cards = None,
 ) -> None:
     """Check a codec. Sizes, determinism, damaged streams, honesty, memory; exits with 1 when a check fails."""

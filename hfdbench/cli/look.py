@@ -51,10 +51,10 @@ def report(
     out: Out = Path("results"),
     html: Annotated[bool, typer.Option("--html", help="Write the page instead: one file, pictures included.")] = False,
     quality: Annotated[int, typer.Option("--pictures-quality", help="Page: WebP quality of its pictures.")] = 80,
-    max_mb: Annotated[float, typer.Option("--max-mb", help="Page: size it stays under, in MB.")] = 60.0,
-    images: Annotated[int, typer.Option("--pictures", help="Page: pictures of the first N images.")] = 24,
+    max_mb: Annotated[float, typer.Option("--max-mb", min=0.1, help="Page: size it stays under, in MB.")] = 60.0,
+    images: Annotated[int, typer.Option("--pictures", min=0, help="Page: pictures of the first N images.")] = 24,
     picture_points: Annotated[
-        int | None, typer.Option("--picture-points", help="Page: pictures of N points per codec at most.")
+        int | None, typer.Option("--picture-points", min=1, help="Page: pictures of N points per codec at most.")
     ] = None,
     data_root: DataRoot = None,
     cards: Cards = None,

@@ -154,7 +154,7 @@ def train(
     devices: Annotated[int, typer.Option("--devices", min=1, help="How many of them, through Lightning Fabric.")] = 1,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
     stop_after: Annotated[
-        float | None, typer.Option("--stop-after", help="Minutes after which to stop, resumable.")
+        float | None, typer.Option("--stop-after", min=0.01, help="Minutes after which to stop, resumable.")
     ] = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="torch.compile the networks; takes a C++ compiler.")

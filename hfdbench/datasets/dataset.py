@@ -32,7 +32,7 @@ from hfdbench.cards.schema import DatasetCard
 from hfdbench.datasets.folder import left_out, pictures_in, report_left_out
 from hfdbench.datasets.ids import FOLDER, DatasetId, folder_id, parse_id, printable
 from hfdbench.datasets.image_files import SUFFIXES, picture_size, read_image, rules_version
-from hfdbench.errors import ImageError, Unavailable, UsageError
+from hfdbench.errors import ImageError, Unavailable, UsageError, no_folder
 from hfdbench.files import places
 from hfdbench.files.atomic import write_text
 from hfdbench.files.digest import file_sha256
@@ -112,8 +112,10 @@ def open_dataset(
     limit = min(limits, default=None)
     if base.startswith(FOLDER):
         folder = located(base.removeprefix(FOLDER)).expanduser()
+        if not base.removeprefix(FOLDER):
+            raise UsageError(f'dataset "{spec}": names no folder; give one that holds pictures, as folder:photos')
         if not folder.is_dir():
-            raise UsageError(f'dataset "{spec}": no such folder; give one that holds pictures')
+            raise no_folder(folder, "give one that holds pictures", f'dataset "{spec}"')
         paths, others = pictures_in(folder), left_out(folder)
         if not paths:
             held = f" ({', '.join(others[:3])})" if others else ""

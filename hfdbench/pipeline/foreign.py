@@ -22,7 +22,7 @@ from hfdbench.datasets.dataset import CROP, Dataset
 from hfdbench.datasets.folder import pictures_in
 from hfdbench.datasets.ids import printable
 from hfdbench.datasets.image_files import image_suffix, picture_header
-from hfdbench.errors import ImageError, Unavailable, UsageError, unknown
+from hfdbench.errors import ImageError, Unavailable, UsageError, no_folder, unknown
 from hfdbench.files.digest import file_sha256
 from hfdbench.pipeline.pairing import Pairs, lossy_kind, paired, several
 from hfdbench.pipeline.plan import Given, Plan, Request, Trial, asked_dataset
@@ -95,7 +95,7 @@ def score_foreign(made: Foreign, request: Request, progress: Progress | None = N
         here or of another system.
     """
     if not made.folder.is_dir():
-        raise UsageError(f"{made.folder}: no such folder; give one that holds the decoded pictures or streams")
+        raise no_folder(made.folder, "give one that holds the decoded pictures or streams")
     if made.decoder and (made.sizes or made.estimated):
         raise UsageError("--bytes and --estimated are for pictures: streams are counted as they are")
     (spec,) = request.datasets

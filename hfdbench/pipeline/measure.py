@@ -23,7 +23,7 @@ from hfdbench.datasets.dataset import Dataset
 from hfdbench.datasets.folder import left_out, pictures_in, report_left_out
 from hfdbench.datasets.ids import FOLDER
 from hfdbench.datasets.image_files import read_image
-from hfdbench.errors import ImageError, Unavailable, UsageError
+from hfdbench.errors import ImageError, Unavailable, UsageError, no_folder
 from hfdbench.files.remote import located
 from hfdbench.metrics.distribution.patches import patches
 from hfdbench.metrics.image import pixel
@@ -145,7 +145,7 @@ def measure(
     )
     dataset, folder = asked_dataset(_spec(originals), request), located(decoded).expanduser()
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; give one that holds the decoded pictures")
+        raise no_folder(folder, "give one that holds the decoded pictures")
     report_left_out(folder, left_out(folder))
     pairs = paired(dataset, pictures_in(folder))
     lonely = [*((dataset.names[image], reason) for image, reason in pairs.lonely.items()), *pairs.strangers]

@@ -163,6 +163,8 @@ def make_plan(request: Request) -> Plan:
     """Check the request and list its trials. Raises UsageError for anything wrong that can be known beforehand."""
     if request.workers < 1:
         raise UsageError(f"--workers {request.workers}: must be at least 1")
+    if request.timeout_s is not None and not request.timeout_s > 0:
+        raise UsageError(f"--timeout-s {request.timeout_s:g}: must be above 0; 600 lets one image take ten minutes")
     if request.shard and not 0 <= request.shard[0] < request.shard[1]:
         raise UsageError(f"--shard {request.shard[0]}/{request.shard[1]}: must be I/N, with I from 0 to N - 1")
     if request.seeds < 1:

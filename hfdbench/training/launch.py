@@ -14,7 +14,7 @@ from pydantic import Field
 
 from hfdbench.cards.find import bundled_root, choose
 from hfdbench.cards.schema import CodecCard, Id, Table, read_toml, validated
-from hfdbench.errors import Unavailable, UsageError
+from hfdbench.errors import Unavailable, UsageError, no_folder
 from hfdbench.files import places
 from hfdbench.files.atomic import write_text
 from hfdbench.files.digest import file_sha256
@@ -117,7 +117,7 @@ def read_recipe(job: Job) -> Recipe:
     if job.evaluations:
         recipe = recipe.model_copy(update={"evaluations": job.evaluations})
     if not job.data.is_dir():
-        raise UsageError(f"--data {job.data}: no such folder")
+        raise no_folder(job.data, "give one that holds photographs", f"--data {job.data}")
     return recipe
 
 

@@ -146,6 +146,7 @@ def test_an_interrupted_one_is_made_anew(tool, cache, tmp_path, monkeypatch):
     assert made.digest != before, "what was installed there since counts"
 
 
+@pytest.mark.packages
 def test_two_pythons_and_ours_in_one_run(cache, tmp_path, monkeypatch):
     """Each codec sees its own packages, none of ours, under a key of its own."""
     monkeypatch.chdir(tmp_path)

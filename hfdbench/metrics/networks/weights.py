@@ -117,9 +117,8 @@ class Published:
         for path, asked in ((given, self.option), (os.environ.get(self.variable), self.variable)):
             if path:
                 if not Path(path).is_file():
-                    raise UsageError(
-                        f"{asked} {path}: no such file; give the file of {self.network} weights ({self.name})"
-                    )
+                    named = f"{asked}{path}" if asked.endswith("=") else f"{asked} {path}"  # --feature dinov2=FILE
+                    raise UsageError(f"{named}: no such file; give the file of {self.network} weights ({self.name})")
                 return Path(path)
         if data_root is not None:
             found = sorted(p for p in (located(data_root) / self.folder).glob("*") if p.suffix in (".pth", ".pt"))

@@ -143,7 +143,7 @@ def _assigned(engine: Engine, request: Request) -> list[str | None]:
         return [None] * request.workers
     if request.device.split(":")[0] != "cuda":
         raise UsageError(
-            f"--devices {','.join(engine.devices)}: there is no GPU here, or --device says {request.device}"
+            f"--devices {','.join(engine.devices)}: there is no GPU here, or --device says {request.device}; leave --devices out"
         )
     import torch
 
