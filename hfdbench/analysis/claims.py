@@ -28,9 +28,10 @@ from hfdbench.analysis.caveats import caveats, fewest_images, kid_sign, one_seed
 from hfdbench.analysis.decoded import Decoder
 from hfdbench.analysis.estimate import Estimate, holm
 from hfdbench.cards.find import find_cards
-from hfdbench.cards.schema import CodecCard
+from hfdbench.cards.schema import CodecCard, DatasetCard
 from hfdbench.datasets.dataset import Dataset, open_dataset
-from hfdbench.errors import Unavailable, UsageError
+from hfdbench.datasets.ids import parse_id
+from hfdbench.errors import Unavailable, UsageError, unknown
 from hfdbench.files import places
 from hfdbench.metrics.registry import METRICS
 from hfdbench.results.stored import Results, StoredTrial
@@ -167,13 +168,16 @@ def variants(cards: dict[str, CodecCard]) -> list[CodecCard]:
 def from_stored(
     out: Path, dataset: str, limit: int | None, metric: str, data_root: Path | None, folders: Iterable[Path]
 ) -> list[Verdict]:
-    """`claims`, with the pictures of claim 8 where dataset and cards are available."""
-    cards = find_cards(CodecCard, folders)
+    """`claims`, with the pictures of claim 8 where dataset and cards are available. Raises UsageError for an unknown dataset."""
+    cards, results = find_cards(CodecCard, folders), Results(out)
+    known = {*find_cards(DatasetCard, folders), *results.points()["dataset"]}
+    if not {dataset, parse_id(dataset).base} & known:
+        raise unknown("dataset", dataset, known)
     try:
         pictures = open_dataset(dataset, cards=folders, data_root=places.data_root(data_root), limit=limit)
     except (UsageError, Unavailable):
-        return claims(out, dataset, f"{dataset}@{limit}" if limit else None, metric=metric)
-    return claims(out, dataset, pictures.id, metric=metric, pictures=stored_pictures(cards, pictures))
+        return claims(results, dataset, f"{dataset}@{limit}" if limit else None, metric=metric)
+    return claims(results, dataset, pictures.id, metric=metric, pictures=stored_pictures(cards, pictures))
 
 
 def claims(
@@ -205,8 +209,11 @@ def claims(
     Raises
     ------
     UsageError
-        There are no results.
+        There are no results, or the metric is no Fréchet distance.
     """
+    distances = [row.column for row in METRICS.values() if row.interval == "frechet"]
+    if metric not in distances:
+        raise unknown("Fréchet distance", metric, distances)
     results = Results.of(results)
     results.points()  # refuses a folder without any
     main, few = _Points(results, dataset, metric), _Points(results, subset or dataset, metric)

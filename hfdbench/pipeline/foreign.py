@@ -97,7 +97,7 @@ def score_foreign(made: Foreign, request: Request, progress: Progress | None = N
     if not made.folder.is_dir():
         raise no_folder(made.folder, "give one that holds the decoded pictures or streams")
     if made.decoder and (made.sizes or made.estimated):
-        raise UsageError("--bytes and --estimated are for pictures: streams are counted as they are")
+        raise UsageError("--bytes and --estimated are for pictures: streams are counted as they are; leave them out")
     (spec,) = request.datasets
     dataset = asked_dataset(spec, request)
     card, point = _card(made, request)

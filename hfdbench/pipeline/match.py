@@ -88,7 +88,9 @@ def match(request: Request, other: str, progress: Progress, tolerance: float = 0
 def setting(card: CodecCard) -> str:
     """The option that is solved for. Raises UsageError when the card does not have exactly one."""
     if card.kind != "classical" or card.streams:
-        raise UsageError(f"{card.id} is no classical codec; only those have a setting that spans all rates")
+        raise UsageError(
+            f"{card.id} is no classical codec; name one, such as jpeg: only those have a setting that spans all rates"
+        )
     names = sorted({name for point in card.points for name in point.options})
     values = {name: [point.options.get(name) for point in card.points] for name in names}
     varied = [name for name in names if any(value != values[name][0] for value in values[name])]

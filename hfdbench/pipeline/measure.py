@@ -19,11 +19,13 @@ import pyarrow as pa
 
 from hfdbench.analysis import deviations
 from hfdbench.analysis.estimate import Estimate
+from hfdbench.cards.find import find_cards
+from hfdbench.cards.schema import DatasetCard
 from hfdbench.datasets.dataset import Dataset
 from hfdbench.datasets.folder import left_out, pictures_in, report_left_out
-from hfdbench.datasets.ids import FOLDER
+from hfdbench.datasets.ids import FOLDER, parse_id
 from hfdbench.datasets.image_files import read_image
-from hfdbench.errors import ImageError, Unavailable, UsageError, no_folder
+from hfdbench.errors import ImageError, Unavailable, UsageError, no_folder, unknown
 from hfdbench.files.remote import located
 from hfdbench.metrics.distribution.patches import patches
 from hfdbench.metrics.image import pixel
@@ -143,7 +145,10 @@ def measure(
         data_root=data_root,
         device=device,
     )
-    dataset, folder = asked_dataset(_spec(originals), request), located(decoded).expanduser()
+    spec, cards = _spec(originals), find_cards(DatasetCard)
+    if not spec.startswith(FOLDER) and parse_id(spec).base not in cards:
+        raise unknown("folder or dataset", spec, cards)
+    dataset, folder = asked_dataset(spec, request), located(decoded).expanduser()
     if not folder.is_dir():
         raise no_folder(folder, "give one that holds the decoded pictures")
     report_left_out(folder, left_out(folder))

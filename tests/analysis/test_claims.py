@@ -241,6 +241,9 @@ def test_what_is_run_covers_what_is_asked(tmp_path):
 
 
 def test_rendering(out):
+    for words in (("mode", None, "fid"), ("made", None, "fdi")):
+        with pytest.raises(UsageError, match="did you mean"):
+            claims.from_stored(out, *words, None, ())
     found = claims.from_stored(out, "made", None, "fid", None, ())  # a dataset without a card: no pictures
     text = claims_text.render(found)
     assert "(1) NOT TRIED" in text and "(5) DOES NOT HOLD" in text and "(8) NOT TRIED" in text
