@@ -82,8 +82,8 @@ def _identity(row: Mapping[Any, Any], column: str) -> tuple:
 
 def _over_seeds(trials: Iterable[StoredTrial], point: Mapping[Any, Any], column: str) -> Estimate | None:
     """Of a row of `seeds.mean_of_seeds`: its trials are those that the row is the mean of."""
-    same = [name for name in (*seeds.SAME, *seeds.IDENTITIES) if name in point]
-    mine = [t for t in trials if all(t.row[name] == point[name] or pd.isna(point[name]) for name in same)]
+    trials = list(trials)
+    mine = [t for t, fits in zip(trials, seeds.same_but_seed([t.row for t in trials], point), strict=True) if fits]
     found = [each for each in (estimate(trial, column) for trial in mine) if each is not None]
     return Estimate.over_seeds(found) if len(found) == point["seeds"] else None
 

@@ -4,7 +4,7 @@ Conventions: points are rows of the points table. `seeds` counts the seeds of a 
 deviation of a column between them (n - 1), in its unit, null for one seed. Both are added only where a point has several.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -65,6 +65,20 @@ def timed_on(points: pd.DataFrame) -> list[str]:
     kinds = points["device"].dropna().unique().tolist() if "device" in points else []
     names = points["device_name"].dropna().unique().tolist() if "device_name" in points else []
     return sorted(map(str, names if len(names) > 1 else kinds))
+
+
+def same_but_seed(points: Iterable[Mapping[Any, Any]], mean: Mapping[Any, Any]) -> list[bool]:
+    """Which points a row of `mean_of_seeds` is the mean of.
+
+    Parameters
+    ----------
+    points : iterable of mapping
+        Rows of the points table.
+    mean : mapping
+        The row, with `seeds`.
+    """
+    same = [name for name in (*SAME, *IDENTITIES) if name in mean]
+    return [all(point[name] == mean[name] or pd.isna(mean[name]) for name in same) for point in points]
 
 
 def with_spreads(columns: Iterable[str], points: pd.DataFrame) -> list[str]:

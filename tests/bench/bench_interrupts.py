@@ -123,7 +123,7 @@ def main() -> int:
                 time.sleep(random.uniform(0, whole_s))
                 took = lives_on_s(run, presses)
                 codes[run.returncode] = codes.get(run.returncode, 0) + 1
-                met += [took] if took is not None else []
+                met += [took] if took is not None and run.returncode else []
                 if (behind := left(folder, out)) or run.returncode not in (0, 130):
                     wrong += 1
                     print(f"exit code {run.returncode}, left {behind}\n{(folder / f'{out}.txt').read_text()}")

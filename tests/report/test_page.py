@@ -13,10 +13,13 @@ import pyarrow as pa
 import pytest
 from helpers_metrics import random_weights
 from helpers_page import Visit, browser
+from helpers_results import edited, write_codec
 from PIL import Image
 from typer.testing import CliRunner
 
 from hfdbench.analysis.decoded import worth_showing
+from hfdbench.analysis.intervals import intervals
+from hfdbench.analysis.seeds import mean_of_seeds
 from hfdbench.cards.find import choose, find_cards
 from hfdbench.cards.schema import CodecCard, FigureCard
 from hfdbench.cli.app import app
@@ -27,6 +30,7 @@ from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import run
 from hfdbench.report.page.page import Choice, write_page
 from hfdbench.results import parquet
+from hfdbench.results.stored import Results
 
 pytest.importorskip("plotly", reason="plotly is not installed (pip install 'hfdbench[page]')")
 FIGURES = tuple(find_cards(FigureCard).values())
@@ -43,6 +47,12 @@ def results(tmp_path_factory) -> Path:
         summary = run(replace(request, codecs=tuple(choose(CodecCard, [codec])), points=points))
         assert summary.exit_code == 0
     return out
+
+
+@pytest.fixture(scope="module")
+def running():
+    with browser() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +194,59 @@ def test_other_pixels_and_damaged_streams_are_named(results, tmp_path):
     assert len(written.notes) == 2
 
 
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory) -> Path:
+    """A page of a decoder that samples, with three seeds, beside one that does not."""
+    out = tmp_path_factory.mktemp("seeds")
+    for seed in (2, 0, 1):
+        write_codec(out, "sampler", bpps=(0.1, 0.4), sampled=seed)
+    write_codec(out, "plain", bpps=(0.1, 0.4))
+
+    def with_cards(rows, meta):
+        card = {"points": [{"id": rows.point[0], "options": {}, "weights": {}}]}
+        return rows, meta | {"card": card, "point": rows.point[0]}
+
+    edited(out, "points", with_cards)
+    return write_page(out, out / "page", FIGURES).path
+
+
+def test_seeds_of_a_point_are_one_mean_with_its_spread(seeds):
+    points = [point for section in document(seeds)["datasets"] for point in section["points"]]
+    assert [(point["codec"], len(point["seeds"])) for point in points] == [("plain", 0)] * 2 + [("sampler", 3)] * 2
+    stored = Results(seeds.parents[1])
+    rows = mean_of_seeds(stored.points()).query("codec == 'sampler'").sort_values("bpp")
+    bounds = intervals(stored, rows, "fid")
+    for point, (place, row) in zip(points[2:], rows.iterrows(), strict=True):
+        own = [seed["values"]["fid"] for seed in point["seeds"]]
+        assert point["values"]["fid"] == pytest.approx(np.mean(own)) == pytest.approx(row["fid"])
+        assert point["values"]["fid_spread"] == pytest.approx(np.std(own, ddof=1)) and point["values"]["seeds"] == 3
+        assert point["intervals"]["fid"] == pytest.approx(list(bounds.loc[place]), rel=1e-5)
+    assert {"fid_spread", "seeds"} <= set(document(seeds)["columns"])
+    assert "over seeds" in document(seeds)["metrics"]["fid_spread"]["meaning"]
+
+
+def test_whiskers_reach_over_all_seeds(running, seeds):
+    visit = Visit(running, seeds)
+    try:
+        visit.page.evaluate("Object.assign(state, {x: 'bpp', y: 'fid', xLog: false, yLog: false}); drawChart()")
+        trace = visit.page.evaluate(
+            """() => {
+                const {y, error_y, error_x, customdata} = document.getElementById("chart").data.find((t) => t.name === "sampler");
+                return {y, error_y, error_x, own: customdata.map((i) => point(i).seeds.map((seed) => seed.values.fid))};
+            }"""
+        )
+        ends = (trace["error_y"][name] for name in ("array", "arrayminus"))
+        for y, up, down, own in zip(trace["y"], *ends, trace["own"], strict=True):
+            assert y + up == pytest.approx(max(own)) and y - down == pytest.approx(min(own)) and len(set(own)) == 3
+        assert trace["error_y"]["visible"] and not trace["error_x"]["visible"]  # of one stream
+        visit.page.evaluate("provenance(set().points.findIndex((p) => p.codec === 'sampler'), 'fid')")
+        text = visit.page.locator("#source").inner_text()
+        assert "by seed: " in text and "0, 1, 2: numbers are means over them, pictures are of seed 0" in text
+        assert not visit.troubles
+    finally:
+        visit.close()
+
+
 def test_bad_requests(results, tmp_path):
     with pytest.raises(UsageError, match="--pictures-quality 0"):
         Choice(quality=0)
@@ -215,12 +278,6 @@ def test_the_verb_writes_it_and_prints_where(results, tmp_path):
 
 
 # ---- in the browser
-
-
-@pytest.fixture(scope="module")
-def running():
-    with browser() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

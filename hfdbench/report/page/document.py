@@ -5,12 +5,14 @@ Conventions: numbers of images are rounded to six digits; what a point lacks is 
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from hfdbench.analysis import intervals as uncertainty
 from hfdbench.analysis.curves import IDENTITIES, stored_intervals
+from hfdbench.analysis.seeds import mean_of_seeds, same_but_seed
 from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard
 from hfdbench.datasets.dataset import open_dataset
 from hfdbench.datasets.ids import parse_id
@@ -76,14 +78,46 @@ def chosen_trials(results: Results, only_codecs: Sequence[str], only_datasets: S
     return sorted(found, key=lambda t: (t.row["dataset"], t.row["codec"], t.row["bpp"] or 0, t.row["seed"]))
 
 
-def dataset_section(name: str, trials: list[StoredTrial], card: DatasetCard | None) -> dict:
+@dataclass(frozen=True)
+class Point:
+    """A point over its seeds.
+
+    Attributes
+    ----------
+    trial : StoredTrial
+        Of the lowest seed, whose pictures are shown.
+    row : mapping
+        Of the trial; of several seeds their means and spreads, by `analysis.seeds.mean_of_seeds`.
+    seeds : tuple of StoredTrial
+        All of them by seed, where there are several.
+    """
+
+    trial: StoredTrial
+    row: Mapping[Any, Any]
+    seeds: tuple[StoredTrial, ...]
+
+
+def over_seeds(trials: Sequence[StoredTrial]) -> list[Point]:
+    """Put together the trials that differ in their seed alone, in their order."""
+    rows = [trial.row for trial in trials]
+    found = []
+    for place, row in mean_of_seeds(pd.DataFrame(rows)).to_dict("index").items():
+        if row.get("seeds", 1) == 1:
+            found.append(Point(trials[int(place)], rows[int(place)], ()))
+            continue
+        same = [trial for trial, fits in zip(trials, same_but_seed(rows, row), strict=True) if fits]
+        found.append(Point(trials[int(place)], row, tuple(sorted(same, key=lambda trial: trial.row["seed"]))))
+    return found
+
+
+def dataset_section(name: str, chosen: list[Point], card: DatasetCard | None) -> dict:
     """Describe a dataset: its images, and its points with the numbers of each image.
 
     Parameters
     ----------
     name : str
         Its id.
-    trials : list of StoredTrial
+    chosen : list of Point
         Those of this dataset, at least one.
     card : DatasetCard or None
         Its card, if it has one.
@@ -93,12 +127,13 @@ def dataset_section(name: str, trials: list[StoredTrial], card: DatasetCard | No
     dict
         A section of the document, still without intervals and pictures.
     """
+    trials = [point.trial for point in chosen]
     crops = {trial.name: trial.read_images().to_pylist() for trial in trials}
     widest = max(crops.values(), key=len)
     found = parse_id(name)
     title = found.title(card.title if card and card.title else found.base)
     points = []
-    for trial in trials:
+    for trial, point in zip(trials, chosen, strict=True):
         by_image = {crop["image"]: crop for crop in crops[trial.name] if crop["status"] == "ok"}
         rows = [by_image.get(crop["image"], {}) for crop in widest]
         points.append(
@@ -107,7 +142,8 @@ def dataset_section(name: str, trials: list[StoredTrial], card: DatasetCard | No
                 **{k: trial.row[k] for k in ("codec", "point", "status", "note", "seed", "device")},
                 **{k: trial.row[k] for k in ("fid_label", "fid_protocol")},
                 "ids": {k: trial.row.get(k) for k in set(IDENTITIES.values())},
-                "values": {k: value for k, value in trial.row.items() if _is_number(value) and k != "seed"},
+                "values": _numbers(point.row),
+                "seeds": [{"seed": t.row["seed"], "name": t.name, "values": _numbers(t.row)} for t in point.seeds],
                 "intervals": {},
                 "crops": {column: [rounded(row.get(column)) for row in rows] for column in CROP_COLUMNS},
                 "failed": [f"{crop['name']}: {crop['error']}" for crop in crops[trial.name] if crop["status"] != "ok"],
@@ -265,19 +301,31 @@ def metric_entries(table: pd.DataFrame) -> dict:
             "module": own.module.removeprefix("hfdbench.") if own else None,
             "top": own.range[1] if own and own.direction == "higher" else None,
             "unit": described[column].unit if column in described else "",
-            "meaning": described[column].meaning.replace("`", "") if column in described else "",
+            "meaning": described[column].meaning.replace("`", "") if column in described else _meaning(column),
         }
     return document
 
 
-def add_intervals(results: Results, trials: list[StoredTrial], section: dict, slow: bool, progress: Progress) -> None:
+def _meaning(column: str) -> str:
+    """Of the columns that means over seeds have."""
+    if column == "seeds":
+        return "Seeds of the decoder that the row is the mean of."
+    measured = column.removesuffix("_spread")
+    return f"Standard deviation of {measured} over seeds of the decoder." if measured != column else ""
+
+
+def _numbers(row: Mapping[str, Any]) -> dict:
+    return {k: value for k, value in row.items() if _is_number(value) and k != "seed"}
+
+
+def add_intervals(results: Results, chosen: list[Point], section: dict, slow: bool, progress: Progress) -> None:
     """Add the 95 % interval of every value that has one to the points of a section.
 
     Parameters
     ----------
     results : Results
-    trials : list of StoredTrial
-        Of the section's points, in order.
+    chosen : list of Point
+        The section's, in order.
     section : dict
         Its points gain `intervals`, (low, high) by column.
     slow : bool
@@ -285,7 +333,7 @@ def add_intervals(results: Results, trials: list[StoredTrial], section: dict, sl
     progress : Progress
         Told after each column.
     """
-    rows = pd.DataFrame([trial.row for trial in trials])
+    rows = pd.DataFrame([point.row for point in chosen])
     look_up = stored_intervals(results, slow)
     for column in uncertainty.COLUMNS:
         for point, (low, high) in zip(section["points"], look_up(rows, column).itertuples(index=False), strict=True):

@@ -17,6 +17,7 @@ import pandas as pd
 from hfdbench import __version__
 from hfdbench.analysis import intervals as uncertainty
 from hfdbench.analysis.curves import ENOUGH_PATCHES, IDENTITIES
+from hfdbench.analysis.seeds import with_spreads
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard
 from hfdbench.datasets.ids import parse_id
@@ -34,6 +35,7 @@ from hfdbench.report.page.document import (
     environments,
     figure_entry,
     metric_entries,
+    over_seeds,
 )
 from hfdbench.report.style import inks, kinds_of
 from hfdbench.report.tables import shown_columns
@@ -75,7 +77,10 @@ def write_page(
     authors = {trial.row["codec"]: trial.metadata["card"] for trial in trials if trial.row["badge"]}
     table = pd.DataFrame([trial.row for trial in trials])
     ink = inks(table, kinds_of(codecs.values()))
-    grouped = {name: [t for t in trials if t.row["dataset"] == name] for name in sorted(set(table["dataset"]))}
+    grouped = {
+        name: over_seeds([t for t in trials if t.row["dataset"] == name]) for name in sorted(set(table["dataset"]))
+    }
+    means = pd.DataFrame([point.row for some in grouped.values() for point in some])
     sections = [dataset_section(name, some, datasets.get(parse_id(name).base)) for name, some in grouped.items()]
     document = {
         "version": __version__,
@@ -86,13 +91,15 @@ def write_page(
         "patch": PATCH,
         "enough_patches": ENOUGH_PATCHES,
         "identities": IDENTITIES,
-        "columns": [c for c in shown_columns(table) if c not in ("codec", "point", "dataset", "images")],
-        "metrics": metric_entries(table),
+        "columns": [
+            c for c in with_spreads(shown_columns(means), means) if c not in ("codec", "point", "dataset", "images")
+        ],
+        "metrics": metric_entries(means),
         "figures": [figure_entry(card) for card in figures if card.chart == "curves"],
         "codecs": {
             codec: codec_entry(codec, ink[codec], codecs.get(codec), table, authors.get(codec)) for codec in ink
         },
-        "environments": environments(sections, [trial for some in grouped.values() for trial in some]),
+        "environments": environments(sections, [point.trial for some in grouped.values() for point in some]),
         "datasets": sections,
     }
     progress = progress or Silent()
@@ -108,7 +115,7 @@ def write_page(
     room = choice.max_mb * 1e6 - fixed - SPARE * (10 + len(trials))
     album = Album(choice, codecs, data_root, cards, [s for s in only_datasets if s.startswith("folder:")], progress)
     for index, (section, some) in enumerate(zip(sections, grouped.values(), strict=True)):
-        room -= album.add(index, section, some, room / (len(sections) - index))
+        room -= album.add(index, section, [point.trial for point in some], room / (len(sections) - index))
     text = Template(frame).substitute(
         title=html.escape(f"hfdbench: {', '.join(section['title'] for section in sections)}"),
         style=style,

@@ -169,6 +169,7 @@ function traces() {
     return {
       type: "scatter", mode: "lines+markers", name: escape_(c.title), customdata: some, x: some.map((i) => atX(point(i).values[state.x])), y: some.map((i) => atY(point(i).values[state.y])),
       line: { color: colour, width: 1.3 * c.width, dash: c.dash }, marker: { color: colour, symbol: c.symbol + (c.hollow ? "-open" : ""), size: c.symbol === "star" ? 12 : 9 },
+      error_y: whiskers(some.map((i) => [point(i), state.y, atY])), error_x: whiskers(some.map((i) => [point(i), state.x, atX])),
       text: some.map((i) => hover(point(i))), hovertemplate: "%{text}<extra></extra>", hoverlabel: { align: "left" },
     };
   });
@@ -181,6 +182,16 @@ function traces() {
   return [...bands, ...lines, rings];
 }
 
+/** From the least to the greatest of the seeds, where there are several. */
+function whiskers(some) {
+  const ends = some.map(([p, column, at]) => {
+    const own = p.seeds.map((seed) => at(seed.values[column])).filter(Number.isFinite), mean = at(p.values[column]);
+    return own.length ? [Math.max(...own) - mean, mean - Math.min(...own)] : [0, 0];
+  });
+  const [array, arrayminus] = [0, 1].map((end) => ends.map((pair) => Math.max(0, pair[end])));
+  return { type: "data", symmetric: false, array, arrayminus, thickness: 1.2, width: 4, visible: ends.flat().some((v) => v > 0) };
+}
+
 function band(codec, some) {
   const known = some.filter((i) => point(i).intervals[state.y] && point(i).intervals[state.y].every((v) => positive(atY(v), state.yLog)));
   if (known.length < 2) return [];
@@ -191,7 +202,7 @@ function band(codec, some) {
 function hover(p) {
   const line = (column) => `${D.metrics[column].name} ${shownNumber(column, p.values[column])}${interval(p, column)}`;
   const own = [...new Set([state.x, state.y, "bpp", "psnr_db", "fid"])].filter((column) => p.values[column] !== undefined);
-  return `<b>${escape_(named(p))}</b><br>${own.map(line).join("<br>")}${p.pictures ? "" : "<br><i>no pictures in this file</i>"}`;
+  return `<b>${escape_(named(p))}</b><br>${own.map(line).join("<br>")}${p.seeds.length ? `<br><i>mean of ${p.seeds.length} seeds, whiskers over all</i>` : ""}${p.pictures ? "" : "<br><i>no pictures in this file</i>"}`;
 }
 const escape_ = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 const interval = (p, column) => (p.intervals[column] ? ` [${p.intervals[column].map((v) => shownNumber(column, v)).join(", ")}]` : "");

@@ -13,9 +13,9 @@ function drawPatches() {
     $$("patches-body").replaceChildren();
     return;
   }
-  const gap = a.values[ranked] - b.values[ranked];
+  const [ofA, ofB] = [a, b].map((p) => (p.seeds[0] ?? p).values[ranked]), gap = ofA - ofB; // the pulls are of the lowest seed
   const pulls = a.pull.map((value, i) => [value - b.pull[i], i]).sort((p, q) => q[0] - p[0]);
-  $$("patches-lead").textContent = `${name} of A (${named(a)}) is ${shownNumber(ranked, a.values[ranked])}, of B (${named(b)}) ${shownNumber(ranked, b.values[ranked])}; the difference is ${signed(gap)}. `
+  $$("patches-lead").textContent = `${name} of A (${named(a)}) is ${shownNumber(ranked, ofA)}, of B (${named(b)}) ${shownNumber(ranked, ofB)}${[a, b].some((p) => p.seeds.length) ? ", each with its lowest seed" : ""}; the difference is ${signed(gap)}. `
     + `These of the ${places.image.length} patches pull most on it: each number is what the patch adds to ${name}(A) − ${name}(B).`;
   const list = (title, some) => h("div", {}, h("h3", {}, title), h("p", { class: "trio facts", "aria-hidden": "true" }, ...["Original", "A", "B"].map((text) => h("span", {}, text))), h("ol", {}, ...some.map(patchItem)));
   $$("patches-body").replaceChildren(h("div", { class: "patch-columns" },
@@ -133,18 +133,19 @@ function provenance(index, column) {
   const p = point(index), c = codecOf(p), run = D.environments[p.environment];
   const number = (name) => {
     const metric = D.metrics[name], checked = metric.reference ? `Checked against: ${metric.reference}.` : "", source = metric.module ? `Computed by hfdbench ${metric.module}${metric.year ? `, proposed in ${metric.year}` : ""}. ` : "";
-    const bounds = p.intervals[name] ? ` [${p.intervals[name].join(", ")}], 95 % by bootstrap over images` : "";
-    return [name, `${p.values[name]}${metric.unit && metric.unit !== "1" ? ` ${metric.unit}` : ""}${bounds}`, `${metric.meaning ? metric.meaning.replace(/^./, (f) => f.toUpperCase()) + ". " : ""}${source}${checked}`];
+    const bounds = p.intervals[name] ? ` [${p.intervals[name].join(", ")}], 95 % over images${p.seeds.length ? " and seeds" : ""}` : "";
+    const own = p.seeds.map((seed) => seed.values[name]), differ = new Set(own.filter((v) => v !== undefined)).size > 1;
+    return [name, `${p.values[name]}${metric.unit && metric.unit !== "1" ? ` ${metric.unit}` : ""}${bounds}${differ ? `; by seed: ${own.map((v) => shownNumber(name, v)).join(", ")}` : ""}`, `${metric.meaning ? metric.meaning.replace(/^./, (f) => f.toUpperCase()) + ". " : ""}${source}${checked}`];
   };
   const names = Object.keys(D.metrics).filter((name) => p.values[name] !== undefined);
   $$("source-title").textContent = `${column}: ${c.title} ${p.point} on ${set().title}`;
   $$("source-body").replaceChildren(
     terms([number(column)], true),
     h("h3", {}, "Made with"),
-    terms([["Source", c.source], ["Settings", c.settings], ["Paper", c.paper], ["Options of the point", p.options.options], ["Weights (sha256)", Object.keys(p.options.weights).length ? p.options.weights : null], ["Seed", String(p.seed)], ["Device", `${p.device}, ${run.cpu}, ${run.threads} threads, ${run.workers} workers`],
+    terms([["Source", c.source], ["Settings", c.settings], ["Paper", c.paper], ["Options of the point", p.options.options], ["Weights (sha256)", Object.keys(p.options.weights).length ? p.options.weights : null], ["Seed", p.seeds.length ? `${p.seeds.map((seed) => seed.seed).join(", ")}: numbers are means over them, pictures are of seed ${p.seed}` : String(p.seed)], ["Device", `${p.device}, ${run.cpu}, ${run.threads} threads, ${run.workers} workers`],
       ["Measured", run.started_utc], ["Commit", run.commit], ["Versions", Object.entries(run.versions ?? {}).map(([k, v]) => `${k} ${v}`).join(", ")]]),
     h("h3", {}, "Made from"),
-    terms([["Trial", p.name], ["Dataset", `${set().title}, sha256 ${p.keys.dataset_sha256}`], ["Streams", p.keys.stream_key], ["Features", p.keys.inception ? `Inception weights ${p.keys.inception}…` : null], ["Fingerprint", identity(column) ? fingerprint(p, column) : null], ["Note", p.note],
+    terms([["Trial", p.seeds.length ? p.seeds.map((seed) => seed.name).join(", ") : p.name], ["Dataset", `${set().title}, sha256 ${p.keys.dataset_sha256}`], ["Streams", p.keys.stream_key], ["Features", p.keys.inception ? `Inception weights ${p.keys.inception}…` : null], ["Fingerprint", identity(column) ? fingerprint(p, column) : null], ["Note", p.note],
       ["Pictures", p.pictures ? (p.differs ? `${p.differs} differ from those measured` : "decoded again; pixels have the sha256 of those measured") : p.reason || set().no_pictures]]),
     h("details", {}, h("summary", {}, "Every number of this point"), terms(names.map(number), true)));
   $$("source").showModal();
