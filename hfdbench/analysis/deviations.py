@@ -8,8 +8,13 @@ are the images' values less the mean. The variance of a value of I images is the
 Distances of feature distributions are not computed anew in bootstrap draws: a draw holds about 63 % of the patches, the
 rest are copies, and such distances fall with the number of distinct patches, for each codec by another amount, which no
 centring repairs. What an image does to a Fréchet distance is its influence (`metrics.distribution.influence`); to a KID,
-what is lost without it. Both are of the value at *as many* patches. Coverage with real features:
-tests/bench/coverage_intervals.py, docs/protocol/statistics.md.
+what is lost without it. Both are of the value at *as many* patches.
+
+The jackknife counts twice what *pairs* of images do to a KID, beyond what each does alone (Efron & Stein 1981,
+doi:10.1214/aos/1176345462). For codecs that are nearly equal that is most of the variance of a difference. It is kept as
+random projections of the matrix of pairs, whose sum of squares is the excess; those of two codecs subtract.
+
+Coverage with real features: tests/bench/coverage_intervals.py, docs/protocol/statistics.md.
 """
 
 import numpy as np
@@ -18,6 +23,7 @@ from hfdbench.metrics.distribution import influence
 from hfdbench.metrics.registry import METRICS
 
 ROWS = 1024  # features whose kernel values are held at a time
+PAIRS = 256  # projections of what pairs of images do
 
 
 class TooFewPatches(ValueError):
@@ -39,10 +45,11 @@ def of_ratio(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
 
 def of_distance(
     column: str, reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray, images: int
-) -> np.ndarray:
-    """Deviations of the distance in a column of the points table: `of_kid` or `of_frechet`, as the registry says."""
-    function = of_kid if METRICS[column].interval == "kid" else of_frechet
-    return function(reference, test, image_of_patch, images)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Deviations of the distance in a column of the points table, and its `of_kid` pairs; none for a Fréchet distance."""
+    if METRICS[column].interval == "kid":
+        return of_kid(reference, test, image_of_patch, images)
+    return of_frechet(reference, test, image_of_patch, images), np.zeros(0)
 
 
 def of_frechet(reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray, images: int) -> np.ndarray:
@@ -71,11 +78,20 @@ def of_frechet(reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarr
     return images * (pulls - pulls.mean())
 
 
-def of_kid(reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray, images: int) -> np.ndarray:
-    """Deviations of the KID: the jackknife's pseudo-values less their mean.
+def of_kid(
+    reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray, images: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Deviations of the KID: the jackknife's pseudo-values less their mean; and what pairs of images do.
 
-    Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 11.5. Parameters, returns and errors are those of
+    Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 11.5. Parameters and errors are those of
     `of_frechet`. The kernel is summed once, over pairs of images: leaving one out costs nothing.
+
+    Returns
+    -------
+    deviations : ndarray of float64, shape (I,)
+    pairs : ndarray of float64, shape (PAIRS,)
+        The sum of squares is about what the variance by `deviations` is too large; exact for equal numbers of patches an image
+        but for a relative error of about sqrt(8 / PAIRS). Empty for fewer than 4 images.
     """
     reference, test, image_of_patch = _checked(reference, test, image_of_patch, images)
     patches = np.bincount(image_of_patch, minlength=images).astype(np.float64)
@@ -92,7 +108,19 @@ def of_kid(reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray, 
     values = (((times @ within) * times).sum(axis=1) - times @ itself) / (count * (count - 1))
     values -= 2 * ((times @ cross) * times).sum(axis=1) / count**2
     pseudo = (images - 1) * (values[0] - values[1:])
-    return pseudo - pseudo.mean()
+    return pseudo - pseudo.mean(), _pairs((within - cross - cross.T) / patches.mean() ** 2)
+
+
+def _pairs(kernel: np.ndarray) -> np.ndarray:
+    """Projections of a symmetric kernel of images, I x I, without what each image does alone (Hoeffding 1948)."""
+    images = len(kernel)
+    if images < 4:
+        return np.zeros(0)
+    apart = ~np.eye(images, dtype=bool)
+    alone = (kernel * apart).sum(axis=1) / (images - 2)
+    both = apart * (kernel - alone[:, None] - alone + alone.sum() / (images - 1))
+    left, right = np.random.default_rng(0).choice([-1.0, 1.0], size=(2, PAIRS, images))
+    return ((left @ both) * right).sum(axis=1) * np.sqrt(2 / PAIRS / (images - 1) / images**3)
 
 
 def _kernel_sums(a: np.ndarray, b: np.ndarray, image_of_patch: np.ndarray, images: int) -> np.ndarray:

@@ -9,7 +9,7 @@ latter is unknown, and missing.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,12 +28,16 @@ class Estimate:
         Variance of the value over seeds of a decoder that samples; 0 where one seed was measured.
     seed_freedom : float
         Degrees of freedom of that variance.
+    pairs : ndarray of float64
+        `analysis.deviations.of_kid`: the sum of squares is by how much the variance over images is too large; at most half of
+        it is taken off, which is what it is of equal codecs.
     """
 
     value: float
     deviations: np.ndarray
     seed_variance: float = 0.0
     seed_freedom: float = math.inf
+    pairs: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def over_seeds(cls, estimates: Sequence["Estimate"]) -> "Estimate":
@@ -42,7 +46,9 @@ class Estimate:
             return estimates[0]
         values = np.array([each.value for each in estimates])
         deviations = np.mean([each.deviations for each in estimates], axis=0)
-        return cls(float(values.mean()), deviations, float(values.var(ddof=1)) / len(values), len(values) - 1)
+        alike = len({each.pairs.shape for each in estimates}) == 1
+        pairs = np.mean([each.pairs for each in estimates], axis=0) if alike else np.zeros(0)
+        return cls(float(values.mean()), deviations, float(values.var(ddof=1)) / len(values), len(values) - 1, pairs)
 
     @classmethod
     def of_function(cls, function: Callable[..., float], estimates: Sequence["Estimate"]) -> "Estimate":
@@ -79,10 +85,11 @@ class Estimate:
                 f"estimates over {len(self.deviations)} and {len(other.deviations)} images have no paired difference"
             )
         variance, freedom = _pooled((self.seed_variance, self.seed_freedom), (other.seed_variance, other.seed_freedom))
-        return Estimate(self.value - other.value, self.deviations - other.deviations, variance, freedom)
+        pairs = self.pairs - other.pairs if self.pairs.shape == other.pairs.shape else np.zeros(0)
+        return Estimate(self.value - other.value, self.deviations - other.deviations, variance, freedom, pairs)
 
     def __neg__(self) -> "Estimate":
-        return replace(self, value=-self.value, deviations=-self.deviations)
+        return replace(self, value=-self.value, deviations=-self.deviations, pairs=-self.pairs)
 
     @property
     def images(self) -> int:
@@ -99,6 +106,7 @@ class Estimate:
         if self.images < 2:
             return math.nan, math.nan
         of_images = float(np.square(self.deviations).sum()) / (self.images * (self.images - 1))
+        of_images -= min(float(np.square(self.pairs).sum()), of_images / 2)
         return _pooled((of_images, self.images - 1), (self.seed_variance, self.seed_freedom))
 
     @property

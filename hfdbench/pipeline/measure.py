@@ -268,7 +268,7 @@ class _Scores:
             notes += [measure.remark] if measure.remark else []
             if reasons := self._reasons[name]:
                 notes.append(f"{name} lacks {len(reasons)} of {len(self.rows)} images: {reasons[0]}")
-        spread = {c: deviations.of_mean(each) for c, each in per_image.items() if row[c] is not None}
+        spread = {c: (deviations.of_mean(each), np.zeros(0)) for c, each in per_image.items() if row[c] is not None}
         for name, sides in self._sides.items():
             for side in sides:
                 side.buffer.finish()
@@ -296,7 +296,10 @@ class _Scores:
         )
 
 
-def _distance_deviations(row: Mapping, reference: Features, test: Features, *, images: int) -> dict[str, np.ndarray]:
+Spread = dict[str, tuple[np.ndarray, np.ndarray]]  # deviations by image, and by pairs of images
+
+
+def _distance_deviations(row: Mapping, reference: Features, test: Features, *, images: int) -> Spread:
     """What each image does to the distances of a network that have an interval."""
     found = {}
     for column in row:
@@ -307,9 +310,9 @@ def _distance_deviations(row: Mapping, reference: Features, test: Features, *, i
     return found
 
 
-def _value(row: Mapping, column: str, spread: Mapping[str, np.ndarray]) -> Value:
+def _value(row: Mapping, column: str, spread: Spread) -> Value:
     id_column = identity(column)
     lo, hi = None, None
-    if column in spread and len(spread[column]) > 1:
-        lo, hi = Estimate(float(row[column]), spread[column]).interval()
+    if column in spread and len(spread[column][0]) > 1:
+        lo, hi = Estimate(float(row[column]), spread[column][0], pairs=spread[column][1]).interval()
     return Value(float(row[column]), lo, hi, row.get(id_column) if id_column else None)

@@ -213,7 +213,10 @@ class Results:
     def deviations(
         self, trial: StoredTrial, column: str, method: int, sources: Iterable[Path] = ()
     ) -> np.ndarray | None:
-        """Return what each image does to a distance, float64; None where it is not kept, or one of the sources is younger."""
+        """Return what each image does to a distance, float64, and what was kept behind it.
+
+        None where nothing is kept, or one of the sources is younger.
+        """
         path = self.folder.deviations(trial.key, column, method)
         try:
             if path.stat().st_mtime_ns < max((source.stat().st_mtime_ns for source in sources), default=0):
@@ -221,7 +224,7 @@ class Results:
             found = np.load(io.BytesIO(path.read_bytes()))
         except (OSError, ValueError, EOFError):
             return None  # not there, or damaged: it is computed again
-        return found if found.shape == (trial.images,) else None
+        return found if found.ndim == 1 and len(found) >= trial.images else None
 
     def keep_deviations(self, trial: StoredTrial, column: str, method: int, deviations: np.ndarray) -> None:
         """Keep what each image does to a distance for the next time."""

@@ -1,11 +1,14 @@
 """What each image does to a value: by hand, against leaving it out, and as intervals of stored points."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from helpers_results import write_codec
 
 from hfdbench.analysis import deviations
+from hfdbench.analysis.estimate import Estimate
 from hfdbench.analysis.intervals import _from_draws, intervals
 from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
@@ -52,15 +55,52 @@ def test_deviations_of_a_distance_are_what_is_lost_without_each_image(dimensions
 def test_deviations_of_kid_are_the_jackknife():
     x, y, image = made(20)
     pseudo = (IMAGES - 1) * (kid(x, y)[0] - without_each(lambda a, b: kid(a, b)[0], x, y, image))
-    np.testing.assert_allclose(deviations.of_kid(x, y, image, IMAGES), pseudo - pseudo.mean(), rtol=1e-7)
+    np.testing.assert_allclose(deviations.of_kid(x, y, image, IMAGES)[0], pseudo - pseudo.mean(), rtol=1e-7)
+
+
+def test_pairs_are_what_two_images_do_together():
+    """Projections of the matrix that is left when rows, columns and diagonal sum to nothing."""
+    images = 40
+    half = np.random.default_rng(0).normal(size=(images, images))
+    kernel = half + half.T
+    apart = ~np.eye(images, dtype=bool)
+    alone = np.array([kernel[i][apart[i]].sum() for i in range(images)]) / (images - 2)
+    total = kernel[apart].sum() / ((images - 1) * (images - 2))
+    both = [(kernel[i, j] - alone[i] - alone[j] + total) for i in range(images) for j in range(images) if i != j]
+    exact = 2 * np.mean(np.square(both)) / images**2
+    assert np.square(deviations._pairs(kernel)).sum() == pytest.approx(exact, rel=0.4)
+    of_sums = np.add.outer(np.arange(images), np.arange(images)).astype(float)
+    np.testing.assert_allclose(deviations._pairs(of_sums), 0, atol=1e-9)
+    assert len(deviations._pairs(np.ones((3, 3)))) == 0
+
+
+def test_variance_of_the_difference_of_equal_codecs():
+    """By the jackknife alone it is half too large: Efron & Stein 1981."""
+    random = np.random.default_rng(0)
+    values, plain, corrected = [], [], []
+    for _ in range(300):
+        x = random.normal(size=(24, 30))
+        sides = []
+        for noise in random.normal(0, 0.7, size=(2, *x.shape)):
+            own, pairs = deviations.of_kid(x, x + noise, np.arange(24), 24)
+            sides.append(Estimate(kid(x, x + noise)[0], own, pairs=pairs))
+        difference = sides[0] - sides[1]
+        values.append(difference.value)
+        corrected.append(difference.standard_error**2)
+        plain.append(replace(difference, pairs=np.zeros(0)).standard_error ** 2)
+    true = np.var(values)
+    assert np.mean(plain) > 1.4 * true and 0.85 * true < np.mean(corrected) < 1.35 * true
+    assert sides[0].pairs == pytest.approx(-(-sides[0]).pairs)
 
 
 @pytest.mark.parametrize("of_distance", [deviations.of_frechet, deviations.of_kid])
 def test_order_of_patches_does_not_matter(of_distance):
     x, y, image = made(40)
     order = np.random.default_rng(0).permutation(len(image))
-    found = of_distance(x[order], y[order], image[order], IMAGES)
-    np.testing.assert_allclose(found, of_distance(x, y, image, IMAGES), rtol=1e-7, atol=1e-9)
+    found, same = (
+        np.hstack(of_distance(*some, IMAGES)) for some in ((x[order], y[order], image[order]), (x, y, image))
+    )
+    np.testing.assert_allclose(found, same, rtol=1e-7, atol=1e-9)
 
 
 def test_misfits_are_refused():

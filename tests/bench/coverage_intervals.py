@@ -145,7 +145,8 @@ def simulate(features: dict[str, np.ndarray], images: int, runs: int, drawn: int
             y = np.where(swapped, reached[other][1][patch], y)
             sides[name, "fd"] = Estimate(frechet(x, y), deviations.of_frechet(x, y, image, images))
             x, y = features["original"][patch], np.where(swapped, features[other][patch], features[name][patch])
-            sides[name, "kid"] = Estimate(kid(x, y)[0], deviations.of_kid(x, y, image, images))
+            own, pairs = deviations.of_kid(x, y, image, images)
+            sides[name, "kid"] = Estimate(kid(x, y)[0], own, pairs=pairs)
         if drawn:
             draws = [
                 np.concatenate([np.flatnonzero(image == k) for k in random.integers(images, size=images)])
