@@ -186,7 +186,7 @@ function traces() {
 function whiskers(some) {
   const ends = some.map(([p, column, at]) => {
     const own = p.seeds.map((seed) => at(seed.values[column])).filter(Number.isFinite), mean = at(p.values[column]);
-    return own.length ? [Math.max(...own) - mean, mean - Math.min(...own)] : [0, 0];
+    return new Set(own).size > 1 ? [Math.max(...own) - mean, mean - Math.min(...own)] : [0, 0];
   });
   const [array, arrayminus] = [0, 1].map((end) => ends.map((pair) => Math.max(0, pair[end])));
   return { type: "data", symmetric: false, array, arrayminus, thickness: 1.2, width: 4, visible: ends.flat().some((v) => v > 0) };
