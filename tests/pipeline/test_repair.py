@@ -8,6 +8,8 @@ import pyarrow as pa
 import pytest
 from test_pipeline import assert_equal, codec, offline, one_file, pictures, tables  # noqa: F401  (offline is a fixture)
 
+from hfdbench.cards.find import choose
+from hfdbench.cards.schema import CodecCard
 from hfdbench.errors import UsageError
 from hfdbench.pipeline import shards
 from hfdbench.pipeline.plan import Request
@@ -133,6 +135,43 @@ def test_retry_failed_takes_up_every_failure(tmp_path, monkeypatch):
     assert stays.exit_code == 1 and len(stays.existing) == 1 and "--retry-failed" in " ".join(stays.notes)
     summary = run(replace(request, retry_failed=True))
     assert summary.exit_code == 0 and summary.points["failed"].tolist() == [0]
+
+
+HELPED = """
+import io
+import numpy as np
+from PIL import Image
+import helpedscale
+
+class Codec:
+    def encode(self, image):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "WEBP", quality=20 * helpedscale.scale)
+        return file.getvalue()
+
+    def decode(self, stream, *, seed):
+        return np.asarray(Image.open(io.BytesIO(stream)).convert("RGB"))
+"""
+
+
+def test_a_codec_whose_helper_changed_does_not_go_on_with_old_pieces(tmp_path):
+    """Half of the images were done, then a module that the adapter imports changed: no table mixes the two."""
+    (tmp_path / "codecs").mkdir()
+    card = 'id = "helped"\nkind = "classical"\nadapter = "helpedcodec:Codec"\npoints = [{ id = "a" }]\n'
+    (tmp_path / "codecs" / "helped.toml").write_text(card)
+    (tmp_path / "helpedcodec.py").write_text(HELPED)
+
+    def helped(scale: int, out: str, **more):
+        (tmp_path / "helpedscale.py").write_text(f"scale = {scale}\n")
+        codecs = tuple(choose(CodecCard, ["helped"], (tmp_path,)))
+        return run(Request(codecs=codecs, datasets=(spec,), out=tmp_path / out, cards=(tmp_path,), **more))
+
+    spec = pictures(tmp_path / "p", 4)
+    helped(4, "out", shard=(1, 2))
+    assert list((tmp_path / "out").glob("work/*/streams-*"))
+    helped(1, "out")
+    helped(1, "fresh")
+    assert_equal(tables(tmp_path / "out"), tables(tmp_path / "fresh"))
 
 
 def test_small_images_are_counted_and_named(tmp_path):
