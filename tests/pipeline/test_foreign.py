@@ -39,7 +39,8 @@ OWN = {
     "seal",
     "host",
 }
-OWN |= {"processor", "tolerance", "point", "network_evaluations"}
+OWN |= {"processor", "tolerance", "point", "network_evaluations", "macs_per_pixel", "device_name", "batch"}
+OWN |= {"host_peak_bytes", "device_peak_bytes"}
 
 
 @pytest.fixture(scope="module")
