@@ -108,8 +108,11 @@ def start_autoencoder(module: Autoencoder, path: Path) -> None:
     when they do not fit.
     """
     lacking = tuple(name for name in module.state_dict() if name.startswith("level_"))
-    with safe_open(path, "pt") as file:
-        had = json.loads((file.metadata() or {}).get("config", "{}")).get("lambdas", ())
+    try:
+        with safe_open(path, "pt") as file:
+            had = json.loads((file.metadata() or {}).get("config", "{}")).get("lambdas", ())
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: no weights of a training: {error}; give its weights.safetensors") from None
     wanted = module.config.lambdas
     if not had or tuple(had) == wanted:
         return load_into(module, path, lacking)

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from hfdbench.cards.find import bundled_root, choose
 from hfdbench.cards.schema import CodecCard, Id, Table, read_toml, validated
-from hfdbench.errors import Unavailable, UsageError, no_folder
+from hfdbench.errors import Unavailable, UsageError, no_folder, of_system
 from hfdbench.files import places
 from hfdbench.files.atomic import write_text
 from hfdbench.files.digest import file_sha256
@@ -206,7 +206,9 @@ def _usage_errors() -> Iterator[None]:
     """Whatever a training cannot work with is the user's to correct."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise (UsageError(str(error)) if error.filename is None else of_system(error)) from None
+    except ValueError as error:
         raise UsageError(str(error)) from None
 
 

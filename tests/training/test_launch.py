@@ -144,6 +144,8 @@ def test_a_dry_run_keeps_nothing(recipe_files, folder, tmp_path):
 def test_a_job_says_what_is_missing(recipe_files, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     (tmp_path / "empty").mkdir()
+    for name in ("recipe.toml", "taken"):
+        (tmp_path / name).write_text("objective = 1")
 
     def job(name, data=folder, **options):
         return launch.Job(str(recipe_files / f"{name}.toml"), data, tmp_path / "out", **options)
@@ -154,6 +156,8 @@ def test_a_job_says_what_is_missing(recipe_files, folder, tmp_path, monkeypatch)
         'did you mean "jpeg"': job("hfd", base="jpge"),
         "no such folder": job("elic", tmp_path / "nowhere"),
         "no picture to train on": job("elic", tmp_path / "empty"),
+        r"recipe.toml: no weights of a training: .*; give its weights": job("elic", init=tmp_path / "recipe.toml"),
+        "taken: File exists; it is a file; choose another path": replace(job("elic"), out=tmp_path / "taken"),
         "hfd-fast is distilled from .* --init": job("hfd-fast", autoencoder=recipe_files / "ae.safetensors"),
         r"perceptual loss has no network.*--perceptual FILE": job(
             "hific", autoencoder=recipe_files / "ae.safetensors", data_root=tmp_path / "empty"
