@@ -46,7 +46,7 @@ sys.path.insert(0, sys.argv[1])
 from bench_memory import request_of
 if sys.argv[5] != "whole":
     kid.kid.__defaults__ = (0, 2, kid.SUBSET_SIZE)  # subsets
-    fid_infinity.fid_infinity.__defaults__ = (0, fid_infinity.SMALLEST, 2, 1)  # sizes, orders
+    fid_infinity.fid_infinity.__defaults__ = (0, fid_infinity.SMALLEST, fid_infinity.SIZES, 1)  # orders
     share, reach, kept = precision_recall._share_within, precision_recall._reach, {}
     def once(manifold, rows, centre, neighbours):
         if not rows.start:
