@@ -27,13 +27,15 @@ L = TypeVar("L", bound=nn.Module)
 @dataclass(frozen=True)
 class NetworkConfig:
     """widths and blocks: channels and residual blocks at 1/2, 1/4, ... of the resolution; rates: number of stage-1 rates;
-    latents: channels of the stage-1 latents that the coarsest level sees, 0 for none."""
+    latents: channels of the stage-1 latents that the coarsest level sees, 0 for none; highpass: standard deviation in pixels
+    of the Gaussian blur that is taken off the residual before it is diffused, 0 for the whole residual."""
 
     widths: tuple[int, ...] = (64, 128, 192)
     blocks: tuple[int, ...] = (1, 1, 2)
     embedding: int = 128
     rates: int = 5
     latents: int = 0
+    highpass: float = 0.0
 
     def __post_init__(self):
         """Raises ValueError for sizes that no model has: they come from files."""
@@ -44,6 +46,8 @@ class NetworkConfig:
             type(self.latents) is int and 0 <= self.latents <= 4096
         ):
             raise ValueError("as many blocks as widths, at least one; latents from 0 to 4096")
+        if not 0 <= self.highpass <= 64:
+            raise ValueError(f"highpass {self.highpass}: from 0 to 64 pixels")
 
     @property
     def multiple(self) -> int:

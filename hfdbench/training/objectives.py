@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from hfdbench.hfd.decoder import recolour
 from hfdbench.hfd.sampling import LOG_SNR_LIMIT, Schedule, alpha_sigma
 from hfdbench.training.adversaries import Discriminator, distance, style
+from hfdbench.training.pairs import highpassed
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ DETAIL = 1.0  # hfd-plus: weight of the squared error of v's fine detail
 
 
 def whitened(model: Any, batch: Batch) -> Tensor:
-    return recolour(torch.linalg.inv(model.root[batch.rate]), batch.image - batch.reconstruction)
+    residual = highpassed(batch.image - batch.reconstruction, model.config.highpass)
+    return recolour(torch.linalg.inv(model.root[batch.rate]), residual)
 
 
 def diffusion(model: Any, objective: str, schedule: Schedule) -> Loss:

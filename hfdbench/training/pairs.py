@@ -9,12 +9,14 @@ larger parts whose border is dropped, so that no pair shows what coding does at 
 import hashlib
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -220,12 +222,26 @@ def crops(pairs: list[Pair], count: int, side: int, rng: np.random.Generator) ->
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), rate, torch.from_numpy(np.stack(latents))
 
 
-def residual_roots(pairs: list[Pair], rates: int) -> Tensor:
-    """Symmetric square root of the covariance of x - x_hat over its colours, in [0, 1] pixels: rates x 3 x 3."""
+def highpassed(x: Tensor, deviation: float) -> Tensor:
+    """N x C x H x W less its Gaussian blur of this standard deviation in pixels; x itself at 0."""
+    if not deviation:
+        return x
+    radius = math.ceil(3 * deviation)
+    line = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device) / deviation) ** 2)
+    line = (line / line.sum()).expand(x.shape[1], 1, 1, -1)
+    low = F.conv2d(F.pad(x, (radius, radius, 0, 0), mode="replicate"), line, groups=x.shape[1])
+    low = F.conv2d(F.pad(low, (0, 0, radius, radius), mode="replicate"), line.transpose(2, 3), groups=x.shape[1])
+    return x - low
+
+
+def residual_roots(pairs: list[Pair], rates: int, highpass: float = 0.0) -> Tensor:
+    """Symmetric square root of the covariance of x - x_hat (high-passed) over its colours, in [0, 1] pixels: rates x 3 x 3."""
     products, counts = np.zeros((rates, 3, 3)), np.zeros(rates)
     for pair in pairs:
         pixels = pair.pixels
-        difference = (pixels[..., :3].astype(np.float32) - pixels[..., 3:]).reshape(-1, 3) / 255
+        whole = torch.from_numpy((pixels[..., :3].astype(np.float32) - pixels[..., 3:]) / 255)
+        kept = highpassed(whole.permute(2, 0, 1)[None], highpass)[0].permute(1, 2, 0)
+        difference = kept.reshape(-1, 3).numpy()
         products[pair.rate] += difference.T.astype(np.float64) @ difference
         counts[pair.rate] += len(difference)
     values, vectors = np.linalg.eigh(products / counts[:, None, None])

@@ -182,7 +182,7 @@ class DecoderTask:
         if recipe.objective == DISTILLED:
             self.teacher = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.pairs = pairs.make_pairs(data, base, recipe.pair_side, recipe.border, cache, first, recipe.pair_rates)
-        self.model.root.copy_(pairs.residual_roots(self.pairs, rates))
+        self.model.root.copy_(pairs.residual_roots(self.pairs, rates, config.highpass))
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
         # Evenly spread times: one uniform offset, a different stratum each (less variance than independent draws).

@@ -19,6 +19,7 @@ from helpers_metrics import random_weights
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from scipy.ndimage import gaussian_filter
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -230,6 +231,16 @@ def test_residual_roots_whiten(data, tmp_path):
         white = residual @ np.linalg.inv(roots[rate].double().numpy()).T
         assert np.allclose(white.T @ white / len(white), np.eye(3), atol=1e-3)
         assert torch.allclose(roots[rate], roots[rate].T)
+
+
+def test_a_high_passed_residual_lacks_its_gaussian_blur(data, tmp_path):
+    x = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+    blurred = gaussian_filter(x.double().numpy(), 1.5, axes=(2, 3), mode="nearest", radius=5)
+    assert np.allclose(pairs.highpassed(x, 1.5), x - blurred, atol=1e-6)
+    assert pairs.highpassed(x, 0) is x
+    made = pairs.make_pairs(data, base(), 64, 32, tmp_path)
+    whole, fine = (pairs.residual_roots(made, 2, deviation) for deviation in (0, 1.5))
+    assert (torch.linalg.det(fine) < torch.linalg.det(whole)).all()
 
 
 def test_pairs_say_what_they_lack(data, tmp_path):
