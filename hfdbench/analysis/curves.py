@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hfdbench.analysis.seeds import TIMES, mean_of_seeds, timed_on
+from hfdbench.analysis.seeds import mean_of_seeds, several_devices
 from hfdbench.cards.schema import FigureCard
 from hfdbench.errors import Unavailable, UsageError, unknown
 from hfdbench.metrics.registry import METRICS, NETWORKS, of_network, small_sample_note
@@ -181,7 +181,7 @@ def figure_data(
     for column in dict.fromkeys(IDENTITIES[axis] for axis in (card.x, card.y) if axis in IDENTITIES):
         if column in rows:
             _refuse_mixed(rows, column, card, dataset)
-    if {card.x, card.y} & set(TIMES) and len(devices := timed_on(rows)) > 1:
+    if devices := several_devices(rows, (card.x, card.y)):
         raise Unavailable(
             f'figure "{card.id}": the times of {dataset} are of several devices ({", ".join(devices)})',
             "hfdbench run --out FOLDER on one of them, or name codecs of one in the card",

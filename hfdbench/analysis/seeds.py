@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from hfdbench.codecs.worker import PEAKS
 from hfdbench.metrics.registry import METRICS
 
 # Of rows that differ in their seed alone. Times are never averaged over classes of devices or processors.
 SAME = ("codec", "point", "dataset", "device", "processor", "device_name", "status", "images", "bytes")
 IDENTITIES = tuple(dict.fromkeys(metric.identity for metric in METRICS.values() if metric.identity))
 TIMES = ("encode_s", "decode_s", "encode_s_per_mpx", "decode_s_per_mpx")
-PEAKS = ("host_peak_bytes", "device_peak_bytes")  # the largest of all seeds
 
 
 def mean_of_seeds(points: pd.DataFrame) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def mean_of_seeds(points: pd.DataFrame) -> pd.DataFrame:
     some: Any = points.sort_values(by="seed", kind="stable").loc[several]
     groups = some.groupby(same, dropna=False)
     means = groups[measured].transform(lambda values: values.mean(skipna=False)).astype(points.dtypes[measured])
-    if peaks := [name for name in measured if name in PEAKS]:
+    if peaks := [name for name in measured if name in PEAKS]:  # the largest of all
         means[peaks] = groups[peaks].transform("max")
     apart = groups[[name for name in measured if name not in (*TIMES, *PEAKS)]].transform(
         lambda values: values.std(skipna=False)
@@ -54,17 +54,24 @@ def mean_of_seeds(points: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([points[~several].assign(seeds=1), means]).sort_index(kind="stable")
 
 
-def timed_on(points: pd.DataFrame) -> list[str]:
-    """Names of the devices that the times of points are of; one of an older version, which did not note it, counts as any.
+def several_devices(points: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+    """Names of the devices that the times of points are of, where there are several and a time is shown.
+
+    A point of an older version, which did not note its device, counts as of any.
 
     Parameters
     ----------
     points : DataFrame
         Rows of the points table.
+    columns : iterable of str
+        Those that are shown.
     """
+    if set(columns).isdisjoint(TIMES):
+        return []
     kinds = points["device"].dropna().unique().tolist() if "device" in points else []
     names = points["device_name"].dropna().unique().tolist() if "device_name" in points else []
-    return sorted(map(str, names if len(names) > 1 else kinds))
+    devices = names if len(names) > 1 else kinds
+    return sorted(map(str, devices)) if len(devices) > 1 else []
 
 
 def same_but_seed(points: Iterable[Mapping[Any, Any]], mean: Mapping[Any, Any]) -> list[bool]:

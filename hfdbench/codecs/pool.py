@@ -33,7 +33,7 @@ from hfdbench.codecs.environments import Environment
 from hfdbench.codecs.identity import named_files
 from hfdbench.codecs.protocol import base_card, beside, blueprint
 from hfdbench.codecs.sandbox import LEVELS, LIMIT, REFUSED, Policy
-from hfdbench.codecs.worker import LENGTHS, THREADS, exactly, send
+from hfdbench.codecs.worker import LENGTHS, PEAKS, THREADS, exactly, send
 from hfdbench.errors import Unavailable, UsageError, unknown, without_controls
 from hfdbench.files import places, temporary
 from hfdbench.files.remote import on_disk
@@ -532,7 +532,7 @@ def _checked(header: dict, answer: dict, body: bytes, elapsed_s: float, most_s: 
         if sum(math.prod(shape) for shape in shapes) != len(body):
             raise _Malformed("answered with pixels of another number than its shapes say")
     if do in ("decode", "decode_batch"):
-        answer |= {name: _count(answer.get(name)) for name in ("host_peak_bytes", "device_peak_bytes")}
+        answer |= {name: _count(answer.get(name)) for name in PEAKS}
     return answer
 
 

@@ -30,6 +30,7 @@ from hfdbench.codecs.sandbox import Policy, enter, read_first_frame
 LENGTHS = struct.Struct(">IQ")
 MESSAGE = 2000  # characters of an error that are passed on
 LARGEST_FILE = 8 << 30  # bytes
+PEAKS = ("host_peak_bytes", "device_peak_bytes")  # of an answer to decode, and of a row of images
 _before = 0  # bytes of the mark of the most memory whenever it was set back
 THREADS = 1  # of torch: sums in another order are other sums, so the number must not depend on cores or workers
 
@@ -184,7 +185,7 @@ def _call(codec: Any, header: dict, body: bytes) -> tuple[dict, bytes | memoryvi
         decode_s = time.perf_counter() - start
         pixels = _pixels(image)
         answer = {"shape": image.shape}
-    peaks = {"host_peak_bytes": _peak_bytes(), "device_peak_bytes": _device_peak_bytes()}
+    peaks = dict(zip(PEAKS, (_peak_bytes(), _device_peak_bytes()), strict=True))
     return {"ok": True, "decode_s": decode_s, **answer, **peaks}, pixels
 
 

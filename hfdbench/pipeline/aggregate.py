@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from hfdbench.codecs.identity import tolerance
+from hfdbench.codecs.worker import PEAKS
 from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution.fingerprint import fid_id, weights_label
 from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
@@ -29,7 +30,6 @@ from hfdbench.results.parquet import DamagedFile
 from hfdbench.results.stored import read_point
 
 SHOWN = ("seal", *PLACE)  # in a point's row: each that there is
-PEAKS = ("host_peak_bytes", "device_peak_bytes")
 UNREAD = {"codec", "point", "dataset", "width", "height", "stream_sha256", "pixels_sha256", "error", "passing"}
 NAMED = 5  # images that a note names
 
@@ -257,6 +257,7 @@ class Features:
             moments.update(self._matrix(batch["features"]))
         return moments
 
+    @cached_property
     def array(self) -> np.ndarray:
         """All of them, float32, N x D, in a file without a name in the temporary folder: mapped, not held in memory."""
         with tempfile.TemporaryFile() as file:
@@ -311,7 +312,7 @@ def feature_row(
         values[extractor.column] = frechet_distance(originals, ours)
     reasons = []
     others = [metric for metric in metrics if metric.interval != "frechet"]
-    arrays = (reference.array(), test.array(), test.images()) if others else ()
+    arrays = (reference.array, test.array, test.images()) if others else ()
     for compute, group in groupby(others, lambda metric: metric.compute):
         columns = [metric.column for metric in group]
         try:

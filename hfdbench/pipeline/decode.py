@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from hfdbench.codecs import identity
 from hfdbench.codecs.pool import SHUFFLED, CodecFailed, Pool, in_order
+from hfdbench.codecs.worker import PEAKS
 from hfdbench.datasets.image_files import read_image
 from hfdbench.errors import ImageError, Unavailable, UsageError
 from hfdbench.metrics.distribution.patches import patches
@@ -283,8 +284,7 @@ def _batch(trial: Trial, streams: list[dict], pool: Pool) -> list[_Answer]:
 
 def _columns(answer: dict, count: int, share: float) -> dict[str, Any]:
     """Columns of the images table that an answer to `count` streams says: this one's share of the time, the memory of all."""
-    memory = {name: answer[name] for name in ("host_peak_bytes", "device_peak_bytes")}
-    return {"decode_s": answer["decode_s"] * share, "batch": count, **memory}
+    return {"decode_s": answer["decode_s"] * share, "batch": count, **{name: answer[name] for name in PEAKS}}
 
 
 def _pixels(stream: dict) -> int:

@@ -305,7 +305,7 @@ def _distance_deviations(row: Mapping, reference: Features, test: Features, *, i
     for column in row:
         if column in METRICS and METRICS[column].interval is not None and images > 1:
             with suppress(deviations.TooFewPatches):
-                arrays = reference.array(), test.array(), test.images()
+                arrays = reference.array, test.array, test.images()
                 found[column] = deviations.of_distance(column, *arrays, images)
     return found
 

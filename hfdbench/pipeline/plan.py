@@ -148,6 +148,11 @@ class Plan:
     skipped: tuple[tuple[str, str], ...]
 
 
+def part_of(images: int, index: int, count: int) -> range:
+    """The images of part `index` of so many: what `--shard` cuts."""
+    return range(images * index // count, images * (index + 1) // count)
+
+
 def asked_dataset(spec: str, request: Request) -> "Dataset":
     """Open a dataset that a request names. Raises UsageError when it is not here."""
     from hfdbench.datasets.dataset import open_dataset

@@ -22,7 +22,7 @@ from hfdbench.codecs.worker import THREADS
 from hfdbench.datasets.dataset import Dataset
 from hfdbench.metrics.networks.extractors import Extractor
 from hfdbench.pipeline.instruments import Instruments
-from hfdbench.pipeline.plan import Request, Trial
+from hfdbench.pipeline.plan import Request, Trial, part_of
 from hfdbench.progress import Progress
 from hfdbench.results.folder import ResultsFolder
 from hfdbench.results.work import Pieces, working
@@ -75,8 +75,7 @@ class Session:
 
     def images(self, count: int) -> range:
         """Return the images of a dataset that are this run's: its shard, or all."""
-        index, shards = self.request.shard or (0, 1)
-        return range(count * index // shards, count * (index + 1) // shards)
+        return part_of(count, *(self.request.shard or (0, 1)))
 
     def reference(self, dataset: Dataset, extractor: Extractor) -> Path:
         """Path of a network's features of a dataset's originals."""

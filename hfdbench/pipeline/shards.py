@@ -17,7 +17,7 @@ from typing import NamedTuple
 from hfdbench.datasets.ids import parse_id
 from hfdbench.errors import UsageError
 from hfdbench.files.atomic import write_text
-from hfdbench.pipeline.plan import Plan, Request, Trial
+from hfdbench.pipeline.plan import Plan, Request, Trial, part_of
 from hfdbench.pipeline.session import Session
 from hfdbench.results.folder import ResultsFolder
 
@@ -57,7 +57,7 @@ class Shard:
 
     def holds(self, image: int, images: int) -> bool:
         """Whether an image of a dataset of so many is in it."""
-        return images * self.index // self.count <= image < images * (self.index + 1) // self.count
+        return image in part_of(images, self.index, self.count)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _of_another_plan(session: Session, absent: Absent, shards: list[Shard]) -> U
 def _holding(absent: Absent, count: int) -> list[int]:
     """Numbers of the shards that hold the missing images."""
     images, wanted = len(absent.trial.dataset.names), set(absent.images)
-    return [i for i in range(count) if not wanted.isdisjoint(range(images * i // count, images * (i + 1) // count))]
+    return [i for i in range(count) if not wanted.isdisjoint(part_of(images, i, count))]
 
 
 def _ranges(numbers: list[int]) -> str:

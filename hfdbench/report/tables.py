@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from hfdbench.analysis.curves import ENOUGH_PATCHES, FINGERPRINTED
-from hfdbench.analysis.seeds import TIMES, timed_on
+from hfdbench.analysis.seeds import several_devices
 from hfdbench.errors import unknown
 from hfdbench.metrics.registry import METRICS, identity, small_sample_note
 from hfdbench.report import text
@@ -201,7 +201,7 @@ def caveats(points: pd.DataFrame, columns: Iterable[str]) -> list[str]:
         codecs = ", ".join(sorted(set(points.loc[_unsealed(points), "codec"])))
         notes.append(f"Decoded without a sandbox (seal: process): {codecs}.")
     notes += [_across(points)] if len(_processors(points)) > 1 else []
-    if set(columns) & set(TIMES) and len(devices := timed_on(points)) > 1:
+    if devices := several_devices(points, columns):
         notes.append(f"Times are of several devices ({', '.join(devices)}): compare them on one alone.")
     for badge, some in points.groupby(_badges(points)):
         if badge:
@@ -252,7 +252,7 @@ def _caveats(points: pd.DataFrame, columns: Iterable[str]) -> list[str]:
     found = ["status"] if _incomplete(points).any() else []
     found += ["seal"] if _unsealed(points).any() else []
     found += ["processor", "tolerance"] if len(_processors(points)) > 1 else []
-    if set(columns) & set(TIMES) and len(timed_on(points)) > 1:
+    if several_devices(points, columns):
         found += [name for name in ("device", "device_name") if name in points]
     found += ["badge"] if (_badges(points) != "").any() else []
     if any(name in FINGERPRINTED for name in columns):

@@ -11,7 +11,7 @@ from hfdbench.codecs.pool import find_seal
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.pipeline.features import describe_originals
 from hfdbench.pipeline.instruments import Instruments, open_instruments
-from hfdbench.pipeline.plan import Plan, Request, make_plan
+from hfdbench.pipeline.plan import Plan, Request, make_plan, part_of
 from hfdbench.pipeline.run import Outcome, Seen, do_stage
 from hfdbench.pipeline.select import Need
 from hfdbench.pipeline.session import Session
@@ -54,7 +54,7 @@ class Unit:
     @property
     def part(self) -> range:
         """Its images."""
-        return range(*(self.images * i // self.count for i in (self.index, self.index + 1)))
+        return part_of(self.images, self.index, self.count)
 
     def split(self) -> "list[Unit]":
         """The same images, each a unit."""
