@@ -101,6 +101,24 @@ def of_kid(
         within += _kernel_sums(features, features, image_of_patch, images)
         squares = np.einsum("nd,nd->n", features, features, dtype=np.float64)
         itself += np.bincount(image_of_patch, (squares / features.shape[1] + 1) ** 3, images)
+    return of_kernel_sums(within, cross, itself, patches)
+
+
+def of_kernel_sums(
+    within: np.ndarray, cross: np.ndarray, itself: np.ndarray, patches: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`of_kid` of what the kernel sums to over the patches of every two images.
+
+    Parameters
+    ----------
+    within, cross : ndarray of float64, shape (I, I)
+        Over pairs of originals plus pairs of decoded patches; over pairs of an original and a decoded patch.
+    itself : ndarray of float64, shape (I,)
+        What of `within` is of a patch with itself.
+    patches : ndarray of float64, shape (I,)
+        How many there are of each image.
+    """
+    images = len(patches)
     times = np.concatenate([np.ones((1, images)), 1 - np.eye(images)])  # all images, then all but the i-th
     count = times @ patches
     if count.min() < 2:

@@ -2,8 +2,8 @@
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from threadpoolctl import threadpool_limits
 
 from hfdbench.codecs.identity import tolerance
 from hfdbench.codecs.worker import PEAKS
@@ -277,10 +278,20 @@ class Features:
         return column.flatten().to_numpy().reshape(-1, self.dimensions)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let BLAS compute with one thread: with another number of threads it adds in another order."""
+    import scipy.linalg  # noqa: F401  (what is not loaded yet is not limited)
+
+    with threadpool_limits(1):
+        yield
+
+
+@one_thread()
 def feature_row(
     extractor: Extractor, protocol: str, reference_sha256: str, reference: Features, test: Features
 ) -> tuple[dict, str]:
-    """Compute the metrics on a network's features.
+    """Compute the metrics on a network's features, to the same bit however many threads there are.
 
     Parameters
     ----------
