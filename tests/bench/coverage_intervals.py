@@ -128,7 +128,10 @@ class World:
     def of(cls, features: dict[str, np.ndarray], name: str) -> "World":
         names = (name, EQUAL[1 - EQUAL.index(name)]) if name in EQUAL else (name,)
         original, photo = features["original"].astype(float), features["image"]
-        sides = np.concatenate([original] * len(names)), np.concatenate([features[each] for each in names]).astype(float)
+        sides = (
+            np.concatenate([original] * len(names)),
+            np.concatenate([features[each] for each in names]).astype(float),
+        )
         kernels = tuple((a @ b.T / a.shape[1] + 1) ** 3 for a, b in (sides[:1] * 2, sides[1:] * 2, sides))
         rows = np.concatenate([original, sides[1]])
         basis = np.linalg.qr(rows.T)[0] if len(rows) < rows.shape[1] else np.eye(rows.shape[1])
