@@ -173,7 +173,7 @@ def run(
     metrics : sequence of str
         Metrics on request, such as "lpips".
     features : sequence of str
-        Further feature networks, NAME or NAME=FILE.
+        Further feature networks, NAME or NAME=FILE; "none": not even those that are always computed.
     inception : Path, optional
         Weights of Inception for FID; looked for, then downloaded, by default.
     data_root : Path, optional

@@ -96,7 +96,10 @@ Weights = Annotated[
 ]
 Features = Annotated[
     list[str] | None,
-    typer.Option("--feature", help="dinov2 or clip: a further Fréchet distance; NAME=FILE gives its weights."),
+    typer.Option(
+        "--feature",
+        help="dinov2 or clip: a further Fréchet distance; NAME=FILE gives its weights. none: not even fd_mini, FID, KID.",
+    ),
 ]
 DeviceOption = Annotated[
     Device, typer.Option("--device", help="Where networks run; auto takes a GPU when there is one.")

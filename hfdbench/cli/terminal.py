@@ -30,7 +30,11 @@ def filtered(points: "pd.DataFrame", codecs: list[str] | None, datasets: list[st
 
 
 def chosen(device: Device) -> str:
-    if device is Device.cpu:
+    """The device of an option; auto looks for a GPU."""
+    from hfdbench.codecs.sandbox import gpu_devices
+
+    nothing = sys.platform == "linux" and not gpu_devices()  # as torch would say, whose import takes seconds
+    if device is Device.cpu or (device is Device.auto and nothing):
         return "cpu"
     import torch
 

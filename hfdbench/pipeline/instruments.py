@@ -8,7 +8,7 @@ from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files import places
 from hfdbench.metrics.image.measure import ALWAYS as UNASKED
 from hfdbench.metrics.image.measure import Measure, Place, open_measure
-from hfdbench.metrics.networks.extractors import ALWAYS, Extractor, Network, find_extractor, parse_feature
+from hfdbench.metrics.networks.extractors import ALWAYS, NONE, Extractor, Network, find_extractor, parse_feature
 from hfdbench.metrics.registry import frechet_column
 from hfdbench.pipeline.plan import Request
 
@@ -50,7 +50,12 @@ def open_instruments(request: Request) -> Instruments:
     root = places.data_root(request.data_root)
     extractors, absent = {}, {}
     asked = {name: None for name in ALWAYS} | {"inception": request.inception}
-    for name, file in (asked | dict(map(parse_feature, request.features))).items():
+    if NONE in request.features:
+        if request.inception is not None:
+            raise UsageError("--inception: --feature none leaves FID out; leave one of the two options out")
+        asked = {}
+    asked |= dict(parse_feature(feature) for feature in request.features if feature != NONE)
+    for name, file in asked.items():
         try:
             extractors[name] = find_extractor(name, file, root, allow_download=not request.dry_run)
         except Unavailable as error:

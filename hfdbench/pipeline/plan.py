@@ -33,7 +33,7 @@ class Request:
     timeout_s : float, optional
         Seconds that a call of a codec may take.
     features : tuple of str
-        Further feature networks, NAME or NAME=FILE.
+        Further feature networks, NAME or NAME=FILE; "none": not even those that are always computed.
     cards : tuple of Path
         Further folders of cards.
     metrics : tuple of str

@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import turns
+
 LIMIT = 1.10
 IMAGES, CROPS = (24, 240), (100, 30_000)
 PIECE = 500  # crops of a piece
@@ -141,18 +143,7 @@ def pictures(folder: Path, count: int) -> None:
 
 def resident_bytes(root: int) -> int:
     """Resident memory of a process and its descendants."""
-    parents, pages = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            parents[int(folder.name)] = int(fields[1])
-            pages[int(folder.name)] = int(fields[21])
-        except (OSError, IndexError):
-            continue
-    family = {root}
-    while grown := {pid for pid, parent in parents.items() if parent in family} - family:
-        family |= grown
-    return sum(pages.get(pid, 0) for pid in family) * os.sysconf("SC_PAGE_SIZE")
+    return sum(int(fields[21]) for fields in turns.family(root).values()) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_bytes(code: str, *arguments: Path | str) -> int:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from hfdbench import __version__
 from hfdbench.cli import app as cli
+from hfdbench.codecs.sandbox import gpu_devices
 
 ROOT = Path(__file__).parents[2]
 NO_INCEPTION = "HFDBENCH_DATA", "HFDBENCH_INCEPTION"
@@ -198,22 +199,32 @@ def test_doctor_finds_the_bundled_codecs_well(hfdbench):
     assert ready == total - sum(line[28:].startswith(" not here: ") for line in lines)
 
 
-def test_score_completes_a_run_once_weights_turn_up(hfdbench, tmp_path, random_inception):
-    """Run without Inception, then score with it: FID appears, nothing is encoded again."""
+def test_score_completes_a_run_without_distances(hfdbench, tmp_path, random_inception):
+    """Run without feature networks, which takes no torch, then score: fd_mini and FID appear, nothing is encoded again."""
     folder = tmp_path / "big"
     folder.mkdir()
     rng = np.random.default_rng(1)
     for k in range(2):
         coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
         coarse.resize((520, 300), Image.Resampling.BICUBIC).save(folder / f"{k}.png")
-    code, _, err = hfdbench("run", "--codec", "jpeg", "--point", "q25", "--dataset", f"folder:{folder}")
-    assert code == 0, err
+    arguments = ["run", "--codec", "jpeg", "--point", "q25", "--dataset", f"folder:{folder}", "--feature", "none"]
+    script = (
+        f"import sys; sys.argv[1:] = {arguments}\nfrom hfdbench import cli\ntry: cli.main()\n"
+        "except SystemExit as leave: sys.exit(leave.code or ('imported torch' if 'torch' in sys.modules else 0))"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    gpu = sys.platform != "linux" or gpu_devices()  # --device auto asks torch where there may be one
+    assert said.returncode == 0 or (gpu and "imported torch" in said.stderr), said.stderr
+    row = pd.read_parquet("results/points").iloc[0]
+    assert row["ms_ssim"] > 0.5 and row[["fid", "kid", "fd_mini"]].isna().all()
     streams = {path: path.stat().st_mtime_ns for path in Path("results/streams").iterdir()}
     code, _, err = hfdbench("score", "--dataset", f"folder:{folder}", "--inception", random_inception)
     assert code == 0, err
     row = pd.read_parquet("results/points").iloc[0]
-    assert row["fid"] > 0 and row["fid_patches"] == 4
+    assert row["fid"] > 0 and row["fd_mini"] > 0 and row["fid_patches"] == 4
     assert {path: path.stat().st_mtime_ns for path in Path("results/streams").iterdir()} == streams
+    code, _, err = hfdbench(*arguments, "--inception", random_inception)
+    assert code == 2 and "--feature none" in err
 
 
 def test_train_makes_weights_that_a_card_can_name(hfdbench, pictures, tmp_path):

@@ -22,6 +22,7 @@ import numpy as np
 
 from hfdbench.cards.schema import Source
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files import places
 from hfdbench.files.digest import file_sha256
 from hfdbench.files.download import Patience, download
 from hfdbench.files.remote import located
@@ -150,9 +151,7 @@ def find_weights(name: str, file: str, place: Place) -> Path:
             return Path(path)
     if place.data_root is not None and (local := located(place.data_root) / name / file).is_file():
         return local
-    import torch
-
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / file
+    cached = places.torch_hub_checkpoints() / file
     if not cached.is_file():
         url = f"https://download.pytorch.org/models/{file}"
         hint = f"download {url} elsewhere and give it with --weights {name}=PATH or {variable}"

@@ -18,6 +18,7 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, the finest 
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 WINDOW = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
 WINDOW /= WINDOW.sum()
+STRIP = 32  # rows of a map at a time
 
 
 def mse(a: np.ndarray, b: np.ndarray) -> float:
@@ -115,28 +116,48 @@ def _ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _ssim(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """Mean contrast-structure term and mean SSIM of one scale."""
+    """Mean contrast-structure term and mean SSIM of one scale.
+
+    The maps are made strip by strip: what a strip takes stays in the processor's cache and out of fresh pages.
+    """
+    border = len(WINDOW) - 1
+    structure, similarity = np.empty((2, a.shape[0] - border, a.shape[1] - border))
+    for top in range(0, len(structure), STRIP):
+        rows = slice(top, top + STRIP + border)
+        structure[top : top + STRIP], similarity[top : top + STRIP] = _ssim_maps(a[rows], b[rows])
+    return float(structure.mean()), float(similarity.mean())
+
+
+def _ssim_maps(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Contrast-structure term and SSIM wherever the window lies inside the image."""
     mean_a, mean_b = _blurred(a), _blurred(b)
     products = mean_a * mean_b
     squares = mean_a**2 + mean_b**2
     covariance = _blurred(a * b) - products
     variances = _blurred(a**2 + b**2) - squares
     structure = (2 * covariance + C2) / (variances + C2)
-    return float(structure.mean()), float((structure * (2 * products + C1) / (squares + C1)).mean())
+    return structure, structure * (2 * products + C1) / (squares + C1)
 
 
 def _blurred(x: np.ndarray) -> np.ndarray:
     """Gaussian-weighted local means, where the window lies inside the image."""
-    edge = len(WINDOW) // 2
-    rows = correlate1d(x, WINDOW, axis=0)[edge:-edge]
+    edge, height = len(WINDOW) // 2, len(x) - len(WINDOW) + 1
+    rows = x[edge : edge + height] * WINDOW[edge]  # down the columns, for which correlate1d takes three times as long
+    pair = np.empty_like(rows)
+    for step in range(edge, 0, -1):
+        np.add(x[edge - step :][:height], x[edge + step :][:height], out=pair)
+        pair *= WINDOW[edge - step]
+        rows += pair
     return correlate1d(rows, WINDOW, axis=1)[:, edge:-edge]
 
 
 def _halved(x: np.ndarray) -> np.ndarray:
     """Means of 2 x 2 pixels; an odd side gets a line of zeros at both ends first, as in pytorch-msssim."""
     x = np.pad(x, [(side % 2, side % 2) for side in x.shape])
-    height, width = (side // 2 for side in x.shape)
-    return x[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean(axis=(1, 3))
+    height, width = (side // 2 * 2 for side in x.shape)
+    upper, lower = x[0:height:2, :width], x[1:height:2, :width]
+    columns = upper + lower
+    return (columns[:, 0::2] + columns[:, 1::2]) / 4
 
 
 def size_mismatch(original: np.ndarray, decoded: np.ndarray) -> str:

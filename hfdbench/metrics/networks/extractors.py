@@ -19,6 +19,7 @@ from hfdbench.metrics.networks.weights import Weights
 from hfdbench.metrics.registry import NETWORKS, FeatureNetwork, frechet_column, resolve
 
 ALWAYS = tuple(network.name for network in NETWORKS.values() if network.always)
+NONE = "none"  # of `--feature`: not even those of ALWAYS
 
 
 class Network(Protocol):
@@ -96,7 +97,7 @@ def parse_feature(text: str) -> tuple[str, Path | None]:
     """Split a user's "NAME" or "NAME=FILE". Raises UsageError for an unknown name or one that needs no asking."""
     name, _, file = text.partition("=")
     if name not in NETWORKS:
-        raise unknown("feature", name, NETWORKS)
+        raise unknown("feature", name, [*NETWORKS, NONE])
     if name in ALWAYS:
         raise UsageError(f"--feature {name}: is computed always" + "; its weights: --inception" * (name == "inception"))
     return name, Path(file) if file else None
