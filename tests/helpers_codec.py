@@ -209,6 +209,25 @@ class Huge(Quantiser):
         return np.zeros((3000, 3000, 3), np.uint8)
 
 
+def _writable(*folders: str) -> list[str]:
+    found = []
+    for folder in folders:
+        for path in Path(folder).rglob("*"):
+            with suppress(OSError):
+                if path.is_file():
+                    os.close(os.open(path, os.O_WRONLY))
+                    found.append(str(path))
+    return found
+
+
+def _opens(family: int) -> bool:
+    """Whether there are sockets of a family."""
+    with suppress(OSError):
+        socket.socket(family).close()
+        return True
+    return False
+
+
 class Prisoner:
     """Tries to get out of its sandbox; its stream says how far it came. `hidden`: a file in an installed package."""
 
@@ -231,7 +250,27 @@ class Prisoner:
         libc.unshare(0x10000000 | 0x00020000)  # another user namespace, with all capabilities in it
         libc.umount2(hidden, 2)
         found["after unshare"] = self._bytes()
+        self._leave_marks(libc)
+        found["settings"] = _writable("/proc/sys/kernel", "/proc/sys/fs", "/proc/sys/vm", "/proc/irq", "/proc/pressure")
+        found["null"] = Path("/dev/null").write_bytes(b"1234")
+        found["vsock"] = _opens(40)
         return json.dumps(found).encode()
+
+    def _leave_marks(self, libc: ctypes.CDLL) -> None:
+        """In what the kernel keeps of files, for a decoder to find."""
+        import fcntl
+
+        for path in (__file__, "/dev/null", "/dev/zero"):
+            for mark in (
+                lambda path: os.utime(path, ns=(1, 1)),
+                lambda path: os.chmod(path, 0o600),
+                lambda path: os.setxattr(path, "user.mark", b"mark"),
+                lambda path: os.chown(path, os.getuid(), os.getgid() + 1),
+            ):
+                with suppress(OSError):
+                    mark(path)
+        with suppress(OSError):  # FS_IOC_SETVERSION
+            fcntl.ioctl(os.open(__file__, os.O_RDONLY), 0x40087602, (4711).to_bytes(8, "little"))
 
     def _bytes(self) -> int:
         try:

@@ -3,8 +3,11 @@
 Three ways, of which the first that the machine allows is taken:
 
     namespaces   user, mount, process, network and IPC namespaces of its own (Linux; no privilege needed)
-    landlock     Landlock for files, seccomp against sockets and shared memory (Linux 5.13 and later)
+    landlock     Landlock for files (Linux 6.2 and later), seccomp for what it leaves open
     process      nothing is kept from it but what its environment would tell
+
+What one codec changes must not reach another: neither files, nor what the kernel knows of files (times, modes, attributes),
+nor its settings and keys, nor a socket of a family that has no namespaces.
 
 The first two are the seal "sandbox", the last is the seal "process". In every one a supervisor stays outside: it ends the
 whole process tree, orphans included, when the codec's process ends, when the run asks, or when the run has died, and it
@@ -125,11 +128,13 @@ def enter(policy: Policy, control: int) -> None:
         if policy.level == "namespaces":
             _mount_all(libc, policy)
             _drop_capabilities(libc)
+            _seccomp(libc, _KEYS, FAMILIES)
             _become_init()
             _prctl(libc, 1, signal.SIGKILL)
         elif policy.level == "landlock":
+            _drop_capabilities(libc)
             _landlock(libc, policy)
-            _seccomp(libc)
+            _seccomp(libc, _KEYS + _MEMORY, FAMILIES if policy.network else (), _METADATA, _ATTRIBUTES)
     except OSError as error:
         _refuse(policy.level, error)
 
@@ -236,18 +241,23 @@ def _memory_bytes(supervisor: int) -> int:
 # ---- system calls
 
 _NUMBERS = {
-    "x86_64": {"pivot_root": 155, "keyctl": 250, "mount_setattr": 442, "landlock": 444}
-    | {"socket": 41, "shmget": 29, "semget": 64, "msgget": 68, "mq_open": 240, "ptrace": 101}
-    | {"process_vm_readv": 310, "io_uring_setup": 425, "audit": 0xC000003E},
-    "aarch64": {"pivot_root": 41, "keyctl": 219, "mount_setattr": 442, "landlock": 444}
-    | {"socket": 198, "shmget": 194, "semget": 190, "msgget": 186, "mq_open": 180, "ptrace": 117}
-    | {"process_vm_readv": 270, "io_uring_setup": 425, "audit": 0xC00000B7},
+    "x86_64": {"pivot_root": 155, "keyctl": 250, "add_key": 248, "request_key": 249, "audit": 0xC000003E}
+    | {"socket": 41, "shmget": 29, "semget": 64, "msgget": 68, "mq_open": 240, "ptrace": 101, "ioctl": 16}
+    | {"process_vm_readv": 310, "chmod": 90, "fchmod": 91, "chown": 92, "fchown": 93, "lchown": 94, "utime": 132}
+    | {"setxattr": 188, "lsetxattr": 189, "fsetxattr": 190, "removexattr": 197, "lremovexattr": 198}
+    | {"fremovexattr": 199, "utimes": 235, "fchownat": 260, "futimesat": 261, "fchmodat": 268, "utimensat": 280},
+    "aarch64": {"pivot_root": 41, "keyctl": 219, "add_key": 217, "request_key": 218, "audit": 0xC00000B7}
+    | {"socket": 198, "shmget": 194, "semget": 190, "msgget": 186, "mq_open": 180, "ptrace": 117, "ioctl": 29}
+    | {"process_vm_readv": 270, "setxattr": 5, "lsetxattr": 6, "fsetxattr": 7, "removexattr": 14, "lremovexattr": 15}
+    | {"fremovexattr": 16, "fchmod": 52, "fchmodat": 53, "fchownat": 54, "fchown": 55, "utimensat": 88},
 }
+_EVERYWHERE = {"io_uring_setup": 425, "mount_setattr": 442, "landlock": 444, "fchmodat2": 452, "setxattrat": 463}
+_EVERYWHERE |= {"removexattrat": 466, "file_setattr": 469}
 
 
 def _syscall(name: str) -> int:
     try:
-        return _NUMBERS[platform.machine()][name]
+        return (_EVERYWHERE | _NUMBERS[platform.machine()])[name]
     except KeyError:
         raise Refused(errno.ENOSYS, f"no system calls known for {platform.machine()}") from None
 
@@ -320,7 +330,7 @@ def _mount_all(libc: ctypes.CDLL, policy: Policy) -> None:
         _mount(libc, "tmpfs", f"{root}/{folder}", "tmpfs", _NOSUID | _NODEV, f"mode=1777,{share}")
     for name in policy.devices:
         if os.path.exists(f"/dev/{name}"):
-            _bind(libc, f"/dev/{name}", f"{root}/dev/{name}", readonly=False)
+            _bind(libc, f"/dev/{name}", f"{root}/dev/{name}")  # a device is written to all the same, its times are not
     for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
         os.symlink(f"/proc/self/fd{target}", f"{root}/dev/{name}")
     _mount_proc(libc, f"{root}/proc")
@@ -362,6 +372,9 @@ def _mount_proc(libc: ctypes.CDLL, target: str) -> None:
     """Of the new namespace alone; where a container forbids it, the few files that libraries ask for."""
     try:
         _mount(libc, "proc", target, "proc", _NOSUID | _NODEV | _NOEXEC)
+        for entry in os.scandir(target):  # all but processes: to root, settings of the kernel are files like others
+            if not entry.name.isdigit() and not entry.is_symlink() and (entry.is_dir() or entry.stat().st_mode & 0o222):
+                _bind(libc, entry.path, entry.path)
     except OSError:
         for name in ("cpuinfo", "meminfo", "stat", "filesystems"):
             if os.path.exists(f"/proc/{name}"):
@@ -381,7 +394,7 @@ def _drop_capabilities(libc: ctypes.CDLL) -> None:
 # ---- Landlock and seccomp
 
 _READ_FILE, _READ_DIR, _EXECUTE = 1 << 2, 1 << 3, 1 << 0
-_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}  # of files, by ABI
+_RIGHTS = {3: (1 << 15) - 1, 5: (1 << 16) - 1}  # of files, by ABI; before 3 any file could be truncated
 _FILE_RIGHTS = (1 << 0) | (1 << 1) | (1 << 2) | (1 << 14) | (1 << 15)  # those that a rule on a file may give
 _READING = _READ_FILE | _READ_DIR | _EXECUTE
 
@@ -389,6 +402,8 @@ _READING = _READ_FILE | _READ_DIR | _EXECUTE
 def _landlock(libc: ctypes.CDLL, policy: Policy) -> None:
     create, add, restrict = (_syscall("landlock") + n for n in range(3))
     abi = _check(libc.syscall(create, None, 0, 1), "Landlock")
+    if abi < min(_RIGHTS):
+        raise Refused(errno.ENOSYS, f"Landlock of version {abi}")
     every = next(_RIGHTS[version] for version in sorted(_RIGHTS, reverse=True) if version <= abi)
     network = 3 if abi >= 4 and not policy.network else 0
     scoped = 3 if abi >= 6 else 0  # abstract sockets and signals
@@ -433,16 +448,48 @@ def _without(path: str, hidden: Iterable[str]) -> Iterator[tuple[str, int]]:
                 yield from _without(entry.path, inside)
 
 
-def _seccomp(libc: ctypes.CDLL) -> None:
-    """Refuse what Landlock does not cover: sockets, System V and POSIX shared memory, other processes' memory."""
-    numbers = [_syscall(name) for name in ("socket", "shmget", "semget", "msgget", "mq_open", "ptrace")]
-    numbers += [_syscall(name) for name in ("process_vm_readv", "io_uring_setup")]
-    refuse, allow = 0x00050000 | errno.EACCES, 0x7FFF0000
-    last = 5 + len(numbers)  # the line that refuses; jumps count from the line after their own
-    code = [(0x20, 0, 0, 4), (0x15, 0, last - 2, _syscall("audit"))]  # another architecture's calls are refused
-    code += [(0x20, 0, 0, 0), (0x35, last - 4, 0, 0x40000000)]  # those of x32, too
-    code += [(0x15, last - 5 - i, 0, number) for i, number in enumerate(numbers)]
-    code += [(0x06, 0, 0, allow), (0x06, 0, 0, refuse)]
+FAMILIES = (1, 2, 10, 16)  # of sockets: UNIX, IPv4, IPv6, netlink; others reach over namespaces, as vsock does
+_KEYS = ("keyctl", "add_key", "request_key", "io_uring_setup")  # the last opens sockets and files past these rules
+_MEMORY = ("shmget", "semget", "msgget", "mq_open", "ptrace", "process_vm_readv")
+# What a program does to the modes and times of its files is left out without a word: copying a file would fail.
+_METADATA = ("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat")
+_METADATA += ("utime", "utimes", "futimesat", "utimensat")
+_ATTRIBUTES = ("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr")
+_ATTRIBUTES += ("setxattrat", "removexattrat", "file_setattr")
+_FLAGS = (0x40086602, 0x40046602, 0x401C5820, 0x40087602, 0x40047602, 0x40086604, 0x40046604)  # set by ioctl
+
+
+def _seccomp(
+    libc: ctypes.CDLL,
+    refused: Iterable[str],
+    families: Iterable[int],
+    ignored: Iterable[str] = (),
+    unsupported: Iterable[str] = (),
+) -> None:
+    """Refuse system calls, and sockets but of some families; let others do nothing, or say that the file system cannot."""
+    known = _EVERYWHERE | _NUMBERS.get(platform.machine(), {})
+    allow, fail = 0x7FFF0000, 0x00050000
+    answers = dict.fromkeys(refused, errno.EACCES) | dict.fromkeys(ignored, 0)
+    answers |= dict.fromkeys(unsupported, errno.EOPNOTSUPP)
+
+    def among(call: str, argument: int, values: Iterable[int], inside: int, outside: int) -> list[tuple]:
+        """Lines for one call, by the low word of one of its arguments."""
+        lines = [(0x20, 0, 0, 16 + 8 * argument)]
+        for value in values:
+            lines += [(0x15, 0, 1, value), (0x06, 0, 0, inside)]
+        lines.append((0x06, 0, 0, outside))
+        return [(0x15, 0, len(lines), _syscall(call)), *lines]
+
+    refuse = (0x06, 0, 0, fail | errno.EACCES)
+    code = [(0x20, 0, 0, 4), (0x15, 1, 0, _syscall("audit")), refuse]  # another architecture's calls
+    code += [(0x20, 0, 0, 0), (0x35, 0, 1, 0x40000000), refuse]  # those of x32
+    code += among("socket", 0, families, allow, fail | errno.EACCES)
+    if unsupported:
+        code += among("ioctl", 1, _FLAGS, fail | errno.EOPNOTSUPP, allow)
+    for name, answer in answers.items():
+        if name in known:  # calls by paths alone are no more on newer machines
+            code += [(0x15, 0, 1, known[name]), (0x06, 0, 0, fail | answer)]
+    code.append((0x06, 0, 0, allow))
     program = b"".join(struct.pack("=HBBI", *line) for line in code)
     buffer = ctypes.create_string_buffer(program)
     header = struct.pack("@HP", len(code), ctypes.addressof(buffer))

@@ -1,9 +1,13 @@
 """What a codec sees in its sandbox, and that it stays inside."""
 
+import fcntl
 import json
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import helpers_codec
 import numpy as np
 import pytest
 
@@ -27,6 +31,16 @@ def level(request, monkeypatch):
     return request.param
 
 
+def _known(path: str) -> tuple:
+    """What the kernel keeps of a file, and a codec must not change."""
+    stat = os.stat(path)
+    attributes: list = []
+    with suppress(OSError), open(path, "rb") as file:
+        attributes += os.listxattr(file.fileno())
+        attributes.append(fcntl.ioctl(file, 0x80087601, bytes(8)))  # FS_IOC_GETVERSION
+    return stat.st_mode, stat.st_uid, stat.st_gid, stat.st_mtime_ns, stat.st_size, *attributes
+
+
 def test_a_codec_stays_inside(level, tmp_path):
     hidden = open_dataset("samples").paths[0]  # a photograph in an installed package
     assert hidden.stat().st_size > 1000
@@ -35,9 +49,13 @@ def test_a_codec_stays_inside(level, tmp_path):
     card = CodecCard(
         id="p", kind="classical", adapter="helpers_codec:Prisoner", points=[{"id": "p", "options": options}]
     )
+    marked = (helpers_codec.__file__, "/dev/null", "/dev/zero")
+    before = [_known(path) for path in marked]
     with Pool("encoder", 1, "cpu", hidden=[hidden, tmp_path]) as pool:
         ask = {"do": "encode", "shape": IMAGE.shape}
         found = json.loads(pool.ask(card, "p", ask, IMAGE.tobytes())[1])
+    assert [_known(path) for path in marked] == before
+    assert found["settings"] == [] and found["null"] == 4 and not found["vsock"]
     assert found["hidden"] == found["after umount"] == found["after unshare"] == 0
     assert found["home"] == [] and found["own"] == 7 and not found["writes"]
     assert not found["secret"] and found["processes"] <= 3  # the first of the namespace and the worker
