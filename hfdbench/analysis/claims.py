@@ -29,7 +29,7 @@ from hfdbench.analysis.decoded import Decoder
 from hfdbench.analysis.estimate import Estimate, holm
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard, DatasetCard
-from hfdbench.datasets.dataset import Dataset, open_dataset
+from hfdbench.datasets.dataset import Dataset, dataset_id, open_dataset
 from hfdbench.datasets.ids import parse_id
 from hfdbench.errors import Unavailable, UsageError, unknown
 from hfdbench.files import places
@@ -170,11 +170,15 @@ def from_stored(
 ) -> list[Verdict]:
     """`claims`, with the pictures of claim 8 where dataset and cards are available. Raises UsageError for an unknown dataset."""
     cards, results = find_cards(CodecCard, folders), Results(out)
-    known = {*find_cards(DatasetCard, folders), *results.points()["dataset"]}
+    known, spec, dataset = (
+        {*find_cards(DatasetCard, folders), *results.points()["dataset"]},
+        dataset,
+        dataset_id(dataset),
+    )
     if not {dataset, parse_id(dataset).base} & known:
         raise unknown("dataset", dataset, known)
     try:
-        pictures = open_dataset(dataset, cards=folders, data_root=places.data_root(data_root), limit=limit)
+        pictures = open_dataset(spec, cards=folders, data_root=places.data_root(data_root), limit=limit)
     except (UsageError, Unavailable):
         return claims(results, dataset, f"{dataset}@{limit}" if limit else None, metric=metric)
     return claims(results, dataset, pictures.id, metric=metric, pictures=stored_pictures(cards, pictures))

@@ -184,7 +184,9 @@ def compare(
     metric: Annotated[
         list[str] | None, typer.Option("--metric", help="psnr_db, ms_ssim, fid, kid, ... [psnr_db and fid].")
     ] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Needed where both have several.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Id or folder:PATH; needed where both have several.")
+    ] = None,
     level: Annotated[float, typer.Option("--level", help="Of the intervals, and of all verdicts together.")] = 0.95,
     draws: Annotated[int | None, typer.Option("--draws", hidden=True)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -192,11 +194,13 @@ def compare(
 ) -> None:
     """Compare two codecs at equal rate. Prints differences with intervals, verdicts and BD-rates."""
     from hfdbench.analysis.compare import compare_codecs
+    from hfdbench.datasets.dataset import dataset_id
     from hfdbench.report import compare_text
 
     if draws is not None:
         print("--draws has no effect any more: intervals are computed without drawing", file=sys.stderr)
-    result = compare_codecs(out, a, b, metrics=metric, dataset=dataset, level=level)
+    name = dataset_id(dataset) if dataset else None
+    result = compare_codecs(out, a, b, metrics=metric, dataset=name, level=level)
     for note in result.notes:
         print(note, file=sys.stderr)
     print(compare_text.to_json(result) if json else compare_text.text(result), end="")
@@ -220,6 +224,7 @@ def claims(
     """Test the claims of HFD's paper, then our own targets. Prints numbers, intervals and verdicts."""
     from hfdbench.analysis import claims as trial
     from hfdbench.analysis.targets import targets
+    from hfdbench.datasets.dataset import dataset_id
     from hfdbench.pipeline import run as pipeline
     from hfdbench.pipeline.claim_runs import requests
     from hfdbench.report import claims_text
@@ -230,4 +235,4 @@ def claims(
             for request in requests(dataset, limit, device=chosen(device), **known):
                 complain([pipeline.run(request, progress)])
     verdicts = trial.from_stored(out, dataset, limit, metric, data_root, cards or ())
-    print(claims_text.render(verdicts, form.value, targets(out, dataset)), end="")
+    print(claims_text.render(verdicts, form.value, targets(out, dataset_id(dataset))), end="")

@@ -26,6 +26,7 @@ from hfdbench.cli.options import (
     Seed,
     Seeds,
     Weights,
+    Without,
     Workers,
     as_toml,
 )
@@ -85,6 +86,7 @@ def run(
     feature: Features = None,
     metric: Metrics = None,
     weights: Weights = None,
+    without: Without = None,
     data_root: DataRoot = None,
     cards: Cards = None,
 ) -> None:
@@ -120,6 +122,7 @@ def run(
         dry_run=dry_run,
         metrics=tuple(metric or ()),
         weights=files(weights),
+        without=tuple(without or ()),
     )
     by = chosen_engine(engine_config, engine and engine.value, devices, address)
     with Bar() as progress:
@@ -140,6 +143,7 @@ def merge(
     feature: Features = None,
     metric: Metrics = None,
     weights: Weights = None,
+    without: Without = None,
     data_root: DataRoot = None,
     cards: Cards = None,
     config: Config = None,
@@ -165,6 +169,7 @@ def merge(
         cards=tuple(cards or ()),
         metrics=tuple(metric or ()),
         weights=files(weights),
+        without=tuple(without or ()),
     )
     with Bar() as progress:
         summary = pipeline.merge(request, progress)
@@ -182,6 +187,7 @@ def score(
     feature: Features = None,
     metric: Metrics = None,
     weights: Weights = None,
+    without: Without = None,
     data_root: DataRoot = None,
     cards: Cards = None,
 ) -> None:
@@ -190,7 +196,12 @@ def score(
 
     from hfdbench.pipeline import run as pipeline
 
-    asked = {"features": tuple(feature or ()), "metrics": tuple(metric or ()), "weights": files(weights)}
+    asked = {
+        "features": tuple(feature or ()),
+        "metrics": tuple(metric or ()),
+        "weights": files(weights),
+        "without": tuple(without or ()),
+    }
     with Bar() as progress:
         summaries = [
             pipeline.score(replace(request, **asked), progress)
@@ -209,6 +220,7 @@ def match(
     out: Out = Path("results"),
     workers: Workers = 1,
     inception: Inception = None,
+    without: Without = None,
     data_root: DataRoot = None,
     cards: Cards = None,
 ) -> None:
@@ -229,6 +241,7 @@ def match(
         limit=limit,
         workers=workers,
         inception=inception,
+        without=tuple(without or ()),
         data_root=data_root,
         cards=tuple(cards or ()),
     )
@@ -249,6 +262,7 @@ def measure(
     feature: Features = None,
     inception: Inception = None,
     weights: Weights = None,
+    without: Without = None,
     data_root: DataRoot = None,
     device: DeviceOption = Device.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -267,6 +281,7 @@ def measure(
             features=feature or (),
             inception=inception,
             weights=dict(files(weights)),
+            without=without or (),
             data_root=data_root,
             device=chosen(device),
             progress=progress,
@@ -314,6 +329,7 @@ def score_pixels(
     feature: Features = None,
     metric: Metrics = None,
     weights: Weights = None,
+    without: Without = None,
     data_root: DataRoot = None,
     cards: Cards = None,
 ) -> None:
@@ -336,6 +352,7 @@ def score_pixels(
         cards=tuple(cards or ()),
         metrics=tuple(metric or ()),
         weights=files(weights),
+        without=tuple(without or ()),
     )
     with Bar() as progress:
         summary = score_foreign(made, request, progress)

@@ -60,7 +60,7 @@ Datasets = Annotated[
     list[str], typer.Option("--dataset", help="Dataset id or folder:PATH; may be given several times.")
 ]
 OnlyCodecs = Annotated[list[str] | None, typer.Option("--codec", help="Only these codecs.")]
-OnlyDatasets = Annotated[list[str] | None, typer.Option("--dataset", help="Only these datasets.")]
+OnlyDatasets = Annotated[list[str] | None, typer.Option("--dataset", help="Only these: ids or folder:PATH.")]
 Points = Annotated[list[str] | None, typer.Option("--point", help="Only these points.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N images, as a set of its own.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of decoders that sample.")]
@@ -90,6 +90,10 @@ Metrics = Annotated[
         help="Measure lpips, lpips_vgg (both unasked where their weights are at hand), dists, ssimulacra2 or butteraugli too; "
         "may be given several times.",
     ),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option("--without", help="Leave out lpips or lpips_vgg, which would be measured unasked."),
 ]
 Weights = Annotated[
     list[str] | None, typer.Option("--weights", help="METRIC=PATH: the file of weights (or program) of a --metric.")

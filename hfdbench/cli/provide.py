@@ -118,10 +118,11 @@ def export_(
     dataset: OnlyDatasets = None,
 ) -> None:
     """Write results for other tools. JSON for codec-compare's page or CompressAI's plots."""
+    from hfdbench.datasets.dataset import dataset_id
     from hfdbench.report import exchange as interchange
 
     write = {"codec-compare": interchange.export_codec_compare, "compressai": interchange.export_compressai}[form.value]
-    paths, notes = write(run, to, codec or (), dataset or ())
+    paths, notes = write(run, to, codec or (), [dataset_id(spec) for spec in dataset or ()])
     for note in notes:
         print(note, file=sys.stderr)
     for path in paths:

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 def filtered(points: "pd.DataFrame", codecs: list[str] | None, datasets: list[str] | None) -> "pd.DataFrame":
     """Rows of these codecs and datasets. Raises UsageError for one that has no rows."""
+    from hfdbench.datasets.dataset import dataset_id
     from hfdbench.errors import unknown
 
     kept: Any = points
-    for column, names in (("codec", codecs), ("dataset", datasets)):
+    for column, names in (("codec", codecs), ("dataset", [dataset_id(spec) for spec in datasets or ()])):
         for name in names or ():
             if name not in set(kept[column]):
                 raise unknown(f"result of {column}", name, set(kept[column]))

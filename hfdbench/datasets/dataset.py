@@ -127,6 +127,22 @@ def open_dataset(
     return _card_dataset(card, paths, limit)
 
 
+def dataset_id(spec: str) -> str:
+    """What results call a dataset: a folder by its name and its pictures.
+
+    Parameters
+    ----------
+    spec : str
+        An id, or "folder:PATH".
+
+    Raises
+    ------
+    UsageError
+        There is no such folder, or no picture in it.
+    """
+    return open_dataset(spec).id if spec.startswith(FOLDER) else spec
+
+
 def cropped(image: np.ndarray, crop: str, name: str) -> np.ndarray:
     """The picture by the card's crop rule (see above)."""
     if crop == "none":

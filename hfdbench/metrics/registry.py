@@ -111,6 +111,8 @@ class Metric:
         `--metric`, or `always` (stored in quality/); from the features of all patches.
     always : bool
         "image" alone: computed by every run where its library and weights are here; nothing is downloaded for it unasked.
+    core_s : float, optional
+        "image" alone: seconds that a megapixel takes one core of a CPU, about.
     compute : str
         "module:attribute" of what computes it.
         "image": a class, called with a `metrics.image.measure.Place`, which gives a `Measure`. Rows that share one class are
@@ -157,6 +159,7 @@ class Metric:
     reference: str
     compute: str = ""
     always: bool = False
+    core_s: float | None = None
     unit: str = "1"
     year: int | None = None
     range: tuple[float | None, float | None] = (0, None)
@@ -473,6 +476,7 @@ _METRICS = (
         ),
         computed="image",
         always=True,
+        core_s=1,
         compute="hfdbench.metrics.image.perceptual:Lpips",
         reference="lpips",
         year=2018,
@@ -486,6 +490,7 @@ _METRICS = (
         meaning="where VGG-16's weights are at hand, or `--metric lpips_vgg`: mean over images; VGG-16, whole images",
         computed="image",
         always=True,
+        core_s=22,
         compute="hfdbench.metrics.image.perceptual:LpipsVgg",
         reference="lpips",
         year=2018,

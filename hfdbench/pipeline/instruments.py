@@ -1,16 +1,18 @@
 """What a run measures with: feature networks and the metrics of `--metric`, found before the first encode."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from hfdbench.errors import Unavailable, UsageError
+from hfdbench.errors import Unavailable, UsageError, unknown
 from hfdbench.files import places
 from hfdbench.metrics.image.measure import ALWAYS as UNASKED
-from hfdbench.metrics.image.measure import Measure, Place, open_measure
+from hfdbench.metrics.image.measure import BY_NAME, Measure, Place, open_measure
 from hfdbench.metrics.networks.extractors import ALWAYS, NONE, Extractor, Network, find_extractor, parse_feature
 from hfdbench.metrics.registry import frechet_column
 from hfdbench.pipeline.plan import Request
+
+DEAR_S = 5  # core seconds a megapixel: of such a metric that nobody asked for, users are told beforehand
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Instruments:
         Metrics on images that work here, asked for by `--metric` or measured always, by name.
     unmeasured : Mapping of str to Unavailable
         Those that were asked for and do not.
+    unasked : frozenset of str
+        Those of `measures` that nobody asked for.
     """
 
     device: str
@@ -36,6 +40,7 @@ class Instruments:
     absent: Mapping[str, Unavailable]
     measures: Mapping[str, Measure]
     unmeasured: Mapping[str, Unavailable]
+    unasked: frozenset[str] = frozenset()
     _built: dict[str, Network] = field(default_factory=dict, compare=False, repr=False)
 
     def network(self, name: str) -> Network:
@@ -65,7 +70,11 @@ def open_instruments(request: Request) -> Instruments:
     for name in weights:
         if name not in request.metrics and name not in UNASKED:
             raise UsageError(f"--weights {name}=…: {name} is not asked for; add --metric {name}")
+    for name in request.without:
+        _check_left_out(name, request)
     for name in dict.fromkeys((*request.metrics, *UNASKED)):
+        if name in request.without:
+            continue
         asked = name in request.metrics or name in weights
         try:
             place = Place(weights.get(name), root, request.device, asked and not request.dry_run)
@@ -79,7 +88,30 @@ def open_instruments(request: Request) -> Instruments:
         MappingProxyType(absent),
         MappingProxyType(measures),
         MappingProxyType(unmeasured),
+        frozenset(measures.keys() - {*request.metrics, *weights}),
     )
+
+
+def _check_left_out(name: str, request: Request) -> None:
+    """Raise UsageError unless --without says something sensible of a metric."""
+    if name in request.metrics or name in dict(request.weights):
+        asking = "--metric" if name in request.metrics else "--weights"
+        raise UsageError(f"--without {name}: {asking} asks for it; leave one of the two out")
+    if name in BY_NAME and name not in UNASKED:
+        raise UsageError(f"--without {name}: is measured only where --metric {name} asks for it; leave --without out")
+    if name not in UNASKED:
+        raise unknown("metric that is measured unasked", name, UNASKED)
+
+
+def costs(instruments: Instruments, names: Iterable[str]) -> list[str]:
+    """Say of metrics that nobody asked for what takes long, and how to leave it out; `names`: those to be measured."""
+    if instruments.device != "cpu":
+        return []
+    dear = [n for n in BY_NAME if n in {*names} & instruments.unasked and (BY_NAME[n][0].core_s or 0) >= DEAR_S]
+    return [
+        f"{name} takes a core about {BY_NAME[name][0].core_s:g} s a megapixel; --without {name} leaves it out"
+        for name in dear
+    ]
 
 
 def without(name: str) -> str:

@@ -33,7 +33,7 @@ from hfdbench.metrics.image.measure import Measure
 from hfdbench.metrics.registry import METRICS, identity, small_sample_note
 from hfdbench.pipeline.aggregate import Features, distortion_row, feature_row
 from hfdbench.pipeline.features import FeatureBuffer
-from hfdbench.pipeline.instruments import Instruments, open_instruments, without
+from hfdbench.pipeline.instruments import Instruments, costs, open_instruments, without
 from hfdbench.pipeline.pairing import lossy_kind, paired
 from hfdbench.pipeline.plan import Request, asked_dataset
 from hfdbench.progress import Progress, Silent
@@ -98,6 +98,7 @@ def measure(
     features: Sequence[str] = (),
     inception: Path | None = None,
     weights: Mapping[str, Path] = MappingProxyType({}),
+    without: Sequence[str] = (),
     data_root: Path | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -118,6 +119,8 @@ def measure(
         Weights of Inception for FID; found as `hfdbench run` finds them by default.
     weights : Mapping of str to Path
         Weight files of `metrics`, by name.
+    without : sequence of str
+        Metrics that would be measured unasked, and are not to be: "lpips", "lpips_vgg".
     data_root : Path, optional
         Folder of datasets and weights.
     device : str
@@ -142,6 +145,7 @@ def measure(
         features=tuple(features),
         inception=inception,
         weights=tuple(weights.items()),
+        without=tuple(without),
         data_root=data_root,
         device=device,
     )
@@ -158,6 +162,8 @@ def measure(
         raise UsageError(f"{folder}: no picture is named as one of {originals} is; pictures are paired by stem")
     instruments = open_instruments(request)
     scores = _Scores(instruments, dataset.protocol)
+    for line in costs(instruments, instruments.measures):
+        progress.note(line)
     progress.start(len(pairs.files), "pairs")
     for image, path in pairs.files.items():
         try:

@@ -40,6 +40,8 @@ class Request:
         Names of metrics to measure besides.
     weights : tuple of (str, Path)
         Name of such a metric and its file.
+    without : tuple of str
+        Names of metrics that would be measured unasked, and are not to be.
     require_seal : bool
         Refuse to run where codecs cannot be kept in a sandbox.
     retry_failed : bool
@@ -71,6 +73,7 @@ class Request:
     dry_run: bool = False
     metrics: tuple[str, ...] = ()
     weights: tuple[tuple[str, Path], ...] = ()
+    without: tuple[str, ...] = ()
     require_seal: bool = False
     retry_failed: bool = False
     shard: tuple[int, int] | None = None

@@ -24,7 +24,7 @@ from hfdbench.pipeline.aggregate import conclude
 from hfdbench.pipeline.decode import decode, samples
 from hfdbench.pipeline.encode import check_streams, encode
 from hfdbench.pipeline.features import describe_originals
-from hfdbench.pipeline.instruments import absences, open_instruments
+from hfdbench.pipeline.instruments import absences, costs, open_instruments
 from hfdbench.pipeline.plan import Plan, Request, Trial, make_plan
 from hfdbench.pipeline.select import Need, audit, damaged_features, failed_images, select
 from hfdbench.pipeline.session import Session
@@ -159,6 +159,8 @@ def complete(session: Session, plan: Plan, needs: Mapping[Trial, Need], mode: Mo
             del todo[trial]
     for line in absences(session.instruments, bool(todo)):
         session.note(line)
+    if mode not in MERGING:
+        tell_costs(session, todo)
     done: list[Trial] = []
     if request.dry_run:
         for trial, need in todo.items():
@@ -190,6 +192,12 @@ def complete(session: Session, plan: Plan, needs: Mapping[Trial, Need], mode: Mo
         session.note(f"shard {request.shard[0]}/{request.shard[1]} is done; when all are: hfdbench merge")
         existing, done = [], []
     return _summary(session, existing, done, outcome)
+
+
+def tell_costs(session: Session, needs: Mapping[Trial, Need]) -> None:
+    """Note what nobody asked for and takes long."""
+    for line in costs(session.instruments, {name for need in needs.values() for name in need.measures}):
+        session.note(line)
 
 
 def _need(session: Session, trial: Trial, retry: bool) -> Need:

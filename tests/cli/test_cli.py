@@ -104,7 +104,14 @@ def test_run_show_report_end_to_end(hfdbench, pictures, tmp_path):
     for form in ("csv", "markdown", "latex"):
         assert "webp" in hfdbench("show", "--format", form, "--codec", "webp")[1]
 
-    code, out, err = hfdbench("report", "rate-psnr", "--format", "png")
+    folder = "--dataset", f"folder:{pictures}"  # means to every command what it means to `run`
+    assert json.loads(hfdbench("show", "--json", *folder)[1]) == rows
+    assert hfdbench("export", "compressai", *folder)[0] == 0
+    assert f"cannot be compared on {rows[0]['dataset']}" in hfdbench("compare", "jpeg", "webp", *folder)[2]
+    assert f"hfd was not measured on {rows[0]['dataset']}" in hfdbench("claims", *folder)[1]
+    assert "no pictures in it" in hfdbench("show", "--dataset", "folder:results")[2]
+
+    code, out, err = hfdbench("report", "rate-psnr", "--format", "png", *folder)
     assert code == 0, err
     drawn = [line for line in out.splitlines() if line.endswith(".png")]
     assert len(drawn) == 1 and np.asarray(Image.open(drawn[0]).convert("L")).std() > 5

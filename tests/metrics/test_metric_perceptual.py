@@ -15,6 +15,7 @@ from hfdbench.cards.schema import CodecCard
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.metrics.image.measure import Place, open_measure
 from hfdbench.metrics.image.perceptual import Dists, Lpips, LpipsVgg
+from hfdbench.pipeline import instruments
 from hfdbench.pipeline.plan import Request
 from hfdbench.pipeline.run import run, score
 from hfdbench.results import parquet
@@ -31,7 +32,7 @@ NETWORKS = {Lpips: "alexnet", Dists: "vgg16"}
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
     """No weights but those a test gives."""
-    for name in ("HFDBENCH_LPIPS", "HFDBENCH_DISTS", "HFDBENCH_DATA", "HFDBENCH_INCEPTION"):
+    for name in ("HFDBENCH_LPIPS", "HFDBENCH_LPIPS_VGG", "HFDBENCH_DISTS", "HFDBENCH_DATA", "HFDBENCH_INCEPTION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(torch.hub, "_hub_dir", None)
@@ -184,7 +185,7 @@ def test_where_weights_are_looked_for(kind, weights, monkeypatch, tmp_path):
     assert open_measure(name, Place(data_root=tmp_path, allow_download=False)).identity == given.identity
 
 
-def test_a_metric_is_added_to_stored_streams(weights, tmp_path):
+def test_a_metric_is_added_to_stored_streams(weights, tmp_path, monkeypatch):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     random = np.random.default_rng(0)
@@ -223,6 +224,22 @@ def test_a_metric_is_added_to_stored_streams(weights, tmp_path):
         "records"
     )  # AlexNet's weights are at hand, VGG-16's are not: no word of these
     assert point["lpips"] == kept["lpips"] and pd.isna(point["lpips_vgg"]) and "lpips_vgg" not in point["note"]
+    left_out = replace(unasked, without=("lpips",), out=tmp_path / "without")
+    (point,) = run(left_out).points.to_dict("records")
+    assert pd.isna(point["lpips"]) and "lpips" not in point["note"] and not (tmp_path / "without" / "quality").exists()
+    monkeypatch.setattr(instruments, "DEAR_S", 0)
+    (told,) = [note for note in run(replace(unasked, out=left_out.out)).notes if "a megapixel" in note]
+    assert told.startswith("lpips takes") and "--without lpips leaves it out" in told
+    assert not any(
+        "a megapixel" in note for note in run(replace(unasked, out=left_out.out)).notes
+    )  # nothing to be done
+    for wrong, message in [
+        (replace(request, without=("lpips",)), "--metric asks for it"),
+        (replace(request, metrics=(), without=("dists",)), "only where --metric dists"),
+        (replace(request, metrics=(), without=("lpisp",)), 'did you mean "lpips"'),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            run(wrong)
     with pytest.raises(UsageError, match="add --metric dists"):
         run(replace(given, weights=(("dists", other),)))
     with pytest.raises(UsageError, match='no metric "lpip"'):

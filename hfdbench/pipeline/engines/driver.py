@@ -66,6 +66,7 @@ def carry_out(request: Request, engine: Engine, progress: Progress | None = None
     if not work:
         return pipeline.complete(session, plan, needs, "finish")
     pipeline.prepare_folder(session, {trial: need for trial, need in needs.items() if need.steps})
+    pipeline.tell_costs(session, needs)
 
     def note(text: str) -> None:
         if text not in session.notes:

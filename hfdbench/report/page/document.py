@@ -14,7 +14,6 @@ from hfdbench.analysis import intervals as uncertainty
 from hfdbench.analysis.curves import IDENTITIES, stored_intervals
 from hfdbench.analysis.seeds import mean_of_seeds, same_but_seed
 from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard
-from hfdbench.datasets.dataset import open_dataset
 from hfdbench.datasets.ids import parse_id
 from hfdbench.errors import UsageError
 from hfdbench.metrics.registry import METRICS
@@ -29,22 +28,6 @@ SYMBOLS = {  # Matplotlib's marker -> plotly's symbol
 }
 CROP_COLUMNS = ("bpp", "psnr_db", "ms_ssim", "encode_s", "decode_s")
 ENVIRONMENT = ("versions", "commit", "device", "cpu", "threads", "workers", "started_utc")
-
-
-def dataset_id(spec: str) -> str:
-    """Return the id of a dataset.
-
-    Parameters
-    ----------
-    spec : str
-        Its id, or "folder:PATH".
-
-    Raises
-    ------
-    UsageError
-        There is no such folder, or no picture in it.
-    """
-    return open_dataset(spec).id if spec.startswith("folder:") else spec
 
 
 def chosen_trials(results: Results, only_codecs: Sequence[str], only_datasets: Sequence[str]) -> list[StoredTrial]:

@@ -20,6 +20,7 @@ from hfdbench.analysis.curves import ENOUGH_PATCHES, IDENTITIES
 from hfdbench.analysis.seeds import with_spreads
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard, DatasetCard, FigureCard
+from hfdbench.datasets.dataset import dataset_id
 from hfdbench.datasets.ids import parse_id
 from hfdbench.errors import Unavailable
 from hfdbench.files.atomic import write_text
@@ -30,7 +31,6 @@ from hfdbench.report.page.document import (
     add_intervals,
     chosen_trials,
     codec_entry,
-    dataset_id,
     dataset_section,
     environments,
     figure_entry,
