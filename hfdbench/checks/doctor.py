@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hfdbench.cards.find import bundled_root, find_cards
 from hfdbench.cards.schema import CodecCard, DatasetCard
+from hfdbench.codecs.identity import require_named
 from hfdbench.codecs.pool import CodecFailed, Pool, find_level
 from hfdbench.codecs.protocol import load_codec
 from hfdbench.errors import Unavailable, UsageError
@@ -66,6 +67,8 @@ def _codec(card: CodecCard, named: Iterable[Path]) -> Diagnosis:
     with Pool("codec", 1, "cpu", retries=0) as pool:
         for number, point in enumerate(card.points):
             try:
+                if card.python:
+                    require_named(card, point.id)
                 if bundled and not card.python:
                     load_codec(card, point.id)
                 else:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hfdbench.cards.schema import CodecCard, WeightFile
 from hfdbench.codecs import environments
+from hfdbench.codecs.identity import require_named
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files.digest import file_sha256
 from hfdbench.files.download import Patience, download
@@ -65,10 +66,12 @@ def fetch(
     UsageError
         A licence is not accepted, or this machine is at fault: a full disk.
     Unavailable
-        No address serves the file, or the Python cannot be made.
+        No address serves the file, the Python cannot be made, or no point has what its options take from the environment.
     """
     every = {entry.path(card): entry for point in card.points for entry in point.weights if entry.url is not None}
     missing = [entry for entry in every.values() if not _is_there(card, entry)]
+    if missing or (card.python and not environments.find(card.python)):
+        _require_named(card)
     _accept(card, missing, {*accepted, *os.environ.get(ACCEPTED, "").split(",")})
     for entry in missing:
         path = entry.path(card)
@@ -76,6 +79,17 @@ def fetch(
         _bring(card, entry, path, progress, patience or Patience())
     own = environments.make(card.id, card.python) if card.python else None
     return Fetched(card.id, len(every), len(missing), len(own.packages) if own else 0)
+
+
+def _require_named(card: CodecCard) -> None:
+    """Raise Unavailable where nothing could use what is downloaded: no point has what its card takes from variables."""
+    absent = []
+    for point in card.points:
+        try:
+            return require_named(card, point.id)
+        except Unavailable as error:
+            absent.append(error)
+    raise absent[0]
 
 
 def _files(count: int) -> str:

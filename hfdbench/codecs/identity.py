@@ -152,15 +152,37 @@ def _of_card(card: CodecCard) -> "_Declared":
 def provide(card: CodecCard, point_id: str) -> None:
     """Make the Python that a card asks for, if it is not there, once all else that it names is. Raises as `identity` does."""
     if card.python:
+        require_named(card, point_id)
         plan = blueprint(card, point_id)
-        for name in (name for word in _words(plan.options) for name in ENVIRONMENT.findall(word)):
-            if not os.environ.get(name):
-                raise Unavailable(
-                    f"{card.id}: the environment variable {name} is not set", str(plan.options.get("hint", ""))
-                )
         for entry in plan.weights:
             verified(plan, entry)
         environments.make(card.id, card.python)
+
+
+def require_named(card: CodecCard, point_id: str) -> None:
+    """Look for what a point's options take from environment variables, before anything is downloaded for it.
+
+    Parameters
+    ----------
+    card : CodecCard
+    point_id : str
+        One of its points.
+
+    Raises
+    ------
+    Unavailable
+        A variable is not set, or the file or folder that it leads to is not there.
+    """
+    options = card.point(point_id).options
+    own, hint = options.get("env"), str(options.get("hint", ""))
+    environment = {**(own if isinstance(own, dict) else {}), **os.environ}
+    for word in _words(options):
+        for name in ENVIRONMENT.findall(word):
+            if not environment.get(name):
+                raise Unavailable(f"{card.id}: the environment variable {name} is not set", hint)
+        path = ENVIRONMENT.sub(lambda match: environment[match[1]], word)
+        if path != word and os.path.isabs(path) and not {"{", os.pathsep} & {*path} and not os.path.exists(path):
+            raise Unavailable(f"{card.id}: {path}: no such file or folder", hint)
 
 
 def _adapter_identity(

@@ -15,6 +15,7 @@ from PIL import Image
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard, Point
 from hfdbench.codecs import environments, sandbox
+from hfdbench.codecs.fetch import fetch
 from hfdbench.codecs.identity import identity, provide
 from hfdbench.codecs.protocol import load_codec
 from hfdbench.errors import Unavailable
@@ -108,6 +109,26 @@ def test_nothing_is_installed_for_a_codec_that_cannot_work_anyhow(cache, monkeyp
     monkeypatch.delenv("HFDBENCH_TCM", raising=False)
     with pytest.raises(Unavailable, match=r"tcm: the environment variable HFDBENCH_TCM is not set; git clone "):
         provide(find_cards(CodecCard)["tcm"], "l0.05")
+    assert not (cache / "environments").exists()
+
+
+def test_nothing_is_fetched_for_a_codec_that_cannot_work_anyhow(cache, tmp_path, monkeypatch):
+    named = [card for card in find_cards(CodecCard).values() if card.python and "{env:" in str(card.points)]
+    assert len(named) > 8
+    for name in (name for card in named for name in re.findall(r"{env:(\w+)}", str(card.points))):
+        monkeypatch.delenv(name, raising=False)
+    for card in named:
+        with pytest.raises(
+            Unavailable, match=rf"{card.id}: the environment variable HFDBENCH_\w+ is not set; git clone "
+        ):
+            fetch(card, ["MIT"])
+    for name in ("HFDBENCH_TCM", "HFDBENCH_TCM_WEIGHTS"):
+        monkeypatch.setenv(name, str(tmp_path))
+    with pytest.raises(Unavailable, match=r"tcm: \S+0\.0025\.pth\.tar: no such file or folder; git clone "):
+        fetch(find_cards(CodecCard)["tcm"])
+    (tmp_path / "0.05.pth.tar").touch()  # one point is enough
+    monkeypatch.setattr(environments, "make", lambda *_: environments.Environment(tmp_path))
+    assert fetch(find_cards(CodecCard)["tcm"]).packages == 0
     assert not (cache / "environments").exists()
 
 
