@@ -146,7 +146,6 @@ def run(
     device: str = "cpu",
     workers: int = 1,
     metrics: Sequence[str] = (),
-    without: Sequence[str] = (),
     features: Sequence[str] = (),
     inception: Path | None = None,
     data_root: Path | None = None,
@@ -172,9 +171,7 @@ def run(
     workers : int
         Images coded at once, each in processes of its own.
     metrics : sequence of str
-        Metrics on request, such as "dists".
-    without : sequence of str
-        Metrics that would be measured unasked, and are not to be: "lpips", "lpips_vgg".
+        Metrics on request, such as "dists"; "none": not even those that are measured unasked.
     features : sequence of str
         Further feature networks, NAME or NAME=FILE; "none": not even those that are always computed.
     inception : Path, optional
@@ -210,7 +207,6 @@ def run(
         data_root=data_root,
         cards=tuple(map(Path, cards)),
         metrics=tuple(metrics),
-        without=tuple(without),
     )
     return pipeline.run(request, progress)
 

@@ -26,7 +26,6 @@ from hfdbench.cli.options import (
     Seed,
     Seeds,
     Weights,
-    Without,
     Workers,
     as_toml,
 )
@@ -86,7 +85,6 @@ def run(
     feature: Features = None,
     metric: Metrics = None,
     weights: Weights = None,
-    without: Without = None,
     data_root: DataRoot = None,
     cards: Cards = None,
 ) -> None:
@@ -122,7 +120,6 @@ def run(
         dry_run=dry_run,
         metrics=tuple(metric or ()),
         weights=files(weights),
-        without=tuple(without or ()),
     )
     by = chosen_engine(engine_config, engine and engine.value, devices, address)
     with Bar() as progress:
@@ -143,7 +140,6 @@ def merge(
     feature: Features = None,
     metric: Metrics = None,
     weights: Weights = None,
-    without: Without = None,
     data_root: DataRoot = None,
     cards: Cards = None,
     config: Config = None,
@@ -169,7 +165,6 @@ def merge(
         cards=tuple(cards or ()),
         metrics=tuple(metric or ()),
         weights=files(weights),
-        without=tuple(without or ()),
     )
     with Bar() as progress:
         summary = pipeline.merge(request, progress)
@@ -187,7 +182,6 @@ def score(
     feature: Features = None,
     metric: Metrics = None,
     weights: Weights = None,
-    without: Without = None,
     data_root: DataRoot = None,
     cards: Cards = None,
 ) -> None:
@@ -196,12 +190,7 @@ def score(
 
     from hfdbench.pipeline import run as pipeline
 
-    asked = {
-        "features": tuple(feature or ()),
-        "metrics": tuple(metric or ()),
-        "weights": files(weights),
-        "without": tuple(without or ()),
-    }
+    asked = {"features": tuple(feature or ()), "metrics": tuple(metric or ()), "weights": files(weights)}
     with Bar() as progress:
         summaries = [
             pipeline.score(replace(request, **asked), progress)
@@ -220,7 +209,7 @@ def match(
     out: Out = Path("results"),
     workers: Workers = 1,
     inception: Inception = None,
-    without: Without = None,
+    metric: Metrics = None,
     data_root: DataRoot = None,
     cards: Cards = None,
 ) -> None:
@@ -241,7 +230,7 @@ def match(
         limit=limit,
         workers=workers,
         inception=inception,
-        without=tuple(without or ()),
+        metrics=tuple(metric or ()),
         data_root=data_root,
         cards=tuple(cards or ()),
     )
@@ -262,7 +251,6 @@ def measure(
     feature: Features = None,
     inception: Inception = None,
     weights: Weights = None,
-    without: Without = None,
     data_root: DataRoot = None,
     device: DeviceOption = Device.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -281,7 +269,6 @@ def measure(
             features=feature or (),
             inception=inception,
             weights=dict(files(weights)),
-            without=without or (),
             data_root=data_root,
             device=chosen(device),
             progress=progress,
@@ -329,7 +316,6 @@ def score_pixels(
     feature: Features = None,
     metric: Metrics = None,
     weights: Weights = None,
-    without: Without = None,
     data_root: DataRoot = None,
     cards: Cards = None,
 ) -> None:
@@ -352,7 +338,6 @@ def score_pixels(
         cards=tuple(cards or ()),
         metrics=tuple(metric or ()),
         weights=files(weights),
-        without=tuple(without or ()),
     )
     with Bar() as progress:
         summary = score_foreign(made, request, progress)

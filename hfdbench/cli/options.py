@@ -88,12 +88,8 @@ Metrics = Annotated[
     typer.Option(
         "--metric",
         help="Measure lpips, lpips_vgg (both unasked where their weights are at hand), dists, ssimulacra2 or butteraugli too; "
-        "may be given several times.",
+        "may be given several times. none: not even those unasked.",
     ),
-]
-Without = Annotated[
-    list[str] | None,
-    typer.Option("--without", help="Leave out lpips or lpips_vgg, which would be measured unasked."),
 ]
 Weights = Annotated[
     list[str] | None, typer.Option("--weights", help="METRIC=PATH: the file of weights (or program) of a --metric.")

@@ -5,7 +5,7 @@ from typing import Any
 from hfdbench.analysis.claims import DECODERS, POINT, variants
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard
-from hfdbench.metrics.image.measure import ALWAYS as UNASKED
+from hfdbench.metrics.image.measure import NONE
 from hfdbench.pipeline.plan import Request
 
 
@@ -22,7 +22,7 @@ def requests(dataset: str, limit: int | None, **common: Any) -> list[Request]:
         Further fields of every `Request`.
     """
     cards = find_cards(CodecCard, common.get("cards", ()))
-    common = {"without": UNASKED} | common  # no claim is about them
+    common = {"metrics": (NONE,)} | common  # no claim is about LPIPS
     main = Request(codecs=tuple(cards[name] for name in DECODERS), datasets=(dataset,), **common)
     few = (cards["elic-mse"], cards["hfd"], cards["hfd-plus"], *variants(cards))
     return [main, Request(codecs=few, datasets=(dataset,), points=(POINT,), limit=limit, **common)]

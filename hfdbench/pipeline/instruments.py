@@ -1,13 +1,14 @@
 """What a run measures with: feature networks and the metrics of `--metric`, found before the first encode."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from hfdbench.errors import Unavailable, UsageError, unknown
+from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files import places
 from hfdbench.metrics.image.measure import ALWAYS as UNASKED
 from hfdbench.metrics.image.measure import BY_NAME, Measure, Place, open_measure
+from hfdbench.metrics.image.measure import NONE as NO_METRIC
 from hfdbench.metrics.networks.extractors import ALWAYS, NONE, Extractor, Network, find_extractor, parse_feature
 from hfdbench.metrics.registry import frechet_column
 from hfdbench.pipeline.plan import Request
@@ -70,12 +71,10 @@ def open_instruments(request: Request) -> Instruments:
     for name in weights:
         if name not in request.metrics and name not in UNASKED:
             raise UsageError(f"--weights {name}=…: {name} is not asked for; add --metric {name}")
-    for name in request.without:
-        _check_left_out(name, request)
-    for name in dict.fromkeys((*request.metrics, *UNASKED)):
-        if name in request.without:
-            continue
-        asked = name in request.metrics or name in weights
+    wanted = [*request.metrics, *weights]
+    unasked = () if NO_METRIC in wanted else UNASKED
+    for name in dict.fromkeys(name for name in (*wanted, *unasked) if name != NO_METRIC):
+        asked = name in wanted
         try:
             place = Place(weights.get(name), root, request.device, asked and not request.dry_run)
             measures[name] = open_measure(name, place)
@@ -88,29 +87,20 @@ def open_instruments(request: Request) -> Instruments:
         MappingProxyType(absent),
         MappingProxyType(measures),
         MappingProxyType(unmeasured),
-        frozenset(measures.keys() - {*request.metrics, *weights}),
+        frozenset(measures.keys() - {*wanted}),
     )
 
 
-def _check_left_out(name: str, request: Request) -> None:
-    """Raise UsageError unless --without says something sensible of a metric."""
-    if name in request.metrics or name in dict(request.weights):
-        asking = "--metric" if name in request.metrics else "--weights"
-        raise UsageError(f"--without {name}: {asking} asks for it; leave one of the two out")
-    if name in BY_NAME and name not in UNASKED:
-        raise UsageError(f"--without {name}: is measured only where --metric {name} asks for it; leave --without out")
-    if name not in UNASKED:
-        raise unknown("metric that is measured unasked", name, UNASKED)
-
-
-def costs(instruments: Instruments, names: Iterable[str]) -> list[str]:
+def costs(instruments: Instruments, names: Container[str]) -> list[str]:
     """Say of metrics that nobody asked for what takes long, and how to leave it out; `names`: those to be measured."""
     if instruments.device != "cpu":
         return []
-    dear = [n for n in BY_NAME if n in {*names} & instruments.unasked and (BY_NAME[n][0].core_s or 0) >= DEAR_S]
+    seconds = {name: rows[0].core_s or 0 for name, rows in BY_NAME.items() if name in instruments.unasked}
+    others = "".join(f" --metric {name}" for name, each in seconds.items() if each < DEAR_S)
     return [
-        f"{name} takes a core about {BY_NAME[name][0].core_s:g} s a megapixel; --without {name} leaves it out"
-        for name in dear
+        f"{name} takes a core about {each:g} s a megapixel; leave it out with --metric none{others}"
+        for name, each in seconds.items()
+        if name in names and each >= DEAR_S
     ]
 
 

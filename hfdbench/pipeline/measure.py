@@ -98,7 +98,6 @@ def measure(
     features: Sequence[str] = (),
     inception: Path | None = None,
     weights: Mapping[str, Path] = MappingProxyType({}),
-    without: Sequence[str] = (),
     data_root: Path | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -112,15 +111,13 @@ def measure(
     decoded : str or Path
         A folder of pictures with the same stems.
     metrics : sequence of str
-        Metrics on request, such as "lpips"; the names of `--metric`.
+        Metrics on request, such as "dists"; the names of `--metric`.
     features : sequence of str
         Further feature networks, NAME or NAME=FILE; those of `--feature`.
     inception : Path, optional
         Weights of Inception for FID; found as `hfdbench run` finds them by default.
     weights : Mapping of str to Path
         Weight files of `metrics`, by name.
-    without : sequence of str
-        Metrics that would be measured unasked, and are not to be: "lpips", "lpips_vgg".
     data_root : Path, optional
         Folder of datasets and weights.
     device : str
@@ -145,7 +142,6 @@ def measure(
         features=tuple(features),
         inception=inception,
         weights=tuple(weights.items()),
-        without=tuple(without),
         data_root=data_root,
         device=device,
     )

@@ -37,11 +37,9 @@ class Request:
     cards : tuple of Path
         Further folders of cards.
     metrics : tuple of str
-        Names of metrics to measure besides.
+        Names of metrics to measure besides; "none": not even those that are measured unasked.
     weights : tuple of (str, Path)
         Name of such a metric and its file.
-    without : tuple of str
-        Names of metrics that would be measured unasked, and are not to be.
     require_seal : bool
         Refuse to run where codecs cannot be kept in a sandbox.
     retry_failed : bool
@@ -73,7 +71,6 @@ class Request:
     dry_run: bool = False
     metrics: tuple[str, ...] = ()
     weights: tuple[tuple[str, Path], ...] = ()
-    without: tuple[str, ...] = ()
     require_seal: bool = False
     retry_failed: bool = False
     shard: tuple[int, int] | None = None

@@ -39,10 +39,11 @@ class Place:
 
 BY_NAME = on_request()
 ALWAYS = tuple(name for name, rows in BY_NAME.items() if rows[0].always)  # measured unasked where they can be
+NONE = "none"  # of `--metric`: not even those of ALWAYS
 
 
 def open_measure(name: str, place: Place) -> Measure:
     """Build one. Raises UsageError for an unknown name or a wrong file, Unavailable when something it needs is not here."""
     if name not in BY_NAME:
-        raise unknown("metric", name, BY_NAME)
+        raise unknown("metric", name, [*BY_NAME, NONE])
     return resolve(BY_NAME[name][0].compute)(place)
