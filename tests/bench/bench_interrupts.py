@@ -6,7 +6,8 @@ Limits, on an idle machine: 2 s after one press, 0.5 s after the second of two (
 codes pictures in two workers; moments lie between the first line of hfdbench (before it, Ctrl-C is the interpreter's) and the
 end of an undisturbed run. Times on a busy machine are longer: its load is printed beside them, the share of a processor that
 other processes leave (idle_share, of all cores), and the processor time that the run still used, which depends less on it.
-Exit 1 over a limit, for another exit code than 130 (0: it had ended when the press came), or where a process, a folder or a
+Exit 1 over a limit, for another exit code than 130 (0: it had ended when the press came; -2: the system ended it by the
+signal, which a shell calls 130, because a library held the interpreter), or where a process, a folder or a
 temporary file was left behind. What such a run said (with faulthandler's stacks) is printed.
 """
 
@@ -124,7 +125,7 @@ def main() -> int:
                 took = lives_on_s(run, presses)
                 codes[run.returncode] = codes.get(run.returncode, 0) + 1
                 met += [took] if took is not None and run.returncode else []
-                if (behind := left(folder, out)) or run.returncode not in (0, 130):
+                if (behind := left(folder, out)) or run.returncode not in (0, 130, -signal.SIGINT):
                     wrong += 1
                     print(f"exit code {run.returncode}, left {behind}\n{(folder / f'{out}.txt').read_text()}")
             times, used = np.transpose(met)

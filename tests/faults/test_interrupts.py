@@ -58,7 +58,7 @@ def test_ends_soon_and_leaves_nothing(tmp_path, presses):
 
 
 PRESSED = """
-import os, signal, sys, threading, time
+import ctypes, os, signal, subprocess, sys, threading, time
 from hfdbench.cli import interrupts, main
 
 press = lambda *_: os.kill(os.getpid(), signal.SIGINT)
@@ -89,6 +89,18 @@ elif moment == "threads":
     threading.Thread(target=lambda: (time.sleep(1), press())).start()
 elif moment == "end":
     late = Late()
+elif moment.startswith("stuck"):  # in C, for ever
+    libc, mutex = (ctypes.PyDLL if "lock" in moment else ctypes.CDLL)(None), ctypes.create_string_buffer(64)
+
+    class Out:
+        flush = isatty = lambda self: False
+        def write(self, text):
+            presses = "sleep 0.2; kill -2 $0; " * (2 if "twice" in moment else 1)
+            subprocess.Popen(["sh", "-c", presses, str(os.getpid())], stderr=subprocess.DEVNULL)
+            os.write(2, f"stuck at {time.monotonic()} ".encode())
+            libc.pthread_mutex_lock(mutex), libc.pthread_mutex_lock(mutex)
+
+    sys.stdout = Out()
 main()
 """
 
@@ -99,3 +111,17 @@ def test_a_press_at_the_moments_that_are_not_the_command_s(moment):
     environment = os.environ | {"MOMENT": moment}
     run = subprocess.run([sys.executable, "-c", PRESSED], env=environment, capture_output=True, timeout=60, text=True)
     assert run.returncode == (0 if moment == "end" else 130) and "Traceback" not in run.stderr, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("moment", "code"),
+    [("stuck", 130), ("stuck, twice", 130), ("stuck with Python's lock, twice", -signal.SIGINT)],  # a shell says 130
+)
+def test_a_press_while_the_main_thread_is_in_a_library(moment, code):
+    """Its handler cannot run: the first ends the process when its patience is over, the second at once."""
+    environment = os.environ | {"MOMENT": moment}
+    run = subprocess.run([sys.executable, "-c", PRESSED], env=environment, capture_output=True, timeout=60, text=True)
+    ended = time.monotonic()
+    assert run.returncode == code and "Traceback" not in run.stderr, run.stderr
+    took_s = ended - float(run.stderr.split("stuck at ")[1].split()[0])
+    assert 0.4 < took_s < 1.9 if "twice" in moment else 1.9 < took_s < 8
