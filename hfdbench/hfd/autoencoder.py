@@ -322,7 +322,7 @@ class Autoencoder(nn.Module):
             spatial = torch.zeros(1, self.config.context, *hyper.shape[2:], dtype=torch.float64)
             y_hat = torch.zeros(1, group, *hyper.shape[2:], dtype=torch.float64)
             for mask in (anchors, ~anchors):
-                parameters = self._predict(k, torch.cat([spatial * ~anchors, *context], 1))
+                parameters = self._predict(k, torch.cat([spatial, *context], 1), mask)
                 mask = mask.expand_as(y_hat)
                 y_hat = torch.where(mask, fixed_point.to_grid(code(part, mask, parameters) + parameters.mean), y_hat)
                 if mask[0, 0, 0, 0]:
@@ -336,8 +336,13 @@ class Autoencoder(nn.Module):
         gain = fixed_point.to_grid(self.log_hyper_inverse_gain[rate].exp())[None, :, None, None]
         return fixed_point.to_grid((symbols + medians) * gain)
 
-    def _predict(self, k: int, context: Tensor) -> Parameters:
-        mean, log_scale = fixed_point.run(self.entropy_parameters[k], context).chunk(2, 1)
+    def _predict(self, k: int, context: Tensor, mask: Tensor) -> Parameters:
+        """Parameters of a group where `mask` is set, else 0: these layers see one position at a time."""
+        at = mask[0, 0]
+        some = fixed_point.run(self.entropy_parameters[k], context[..., at][:, :, None])[:, :, 0]
+        every = torch.zeros(1, some.shape[1], *at.shape, dtype=torch.float64)
+        every[..., at] = some
+        mean, log_scale = every.chunk(2, 1)
         return Parameters(mean, scale_index(log_scale))
 
     def _symbols(self, y: Tensor, parameters: Parameters, part: slice, rate: int) -> Tensor:
@@ -408,6 +413,8 @@ def scale_index(log_scale: Tensor) -> Tensor:
 def _table(model) -> tuple[list, list, list]:
     cached = model.__dict__.get("_lists")
     if cached is None or cached[0] is not model._quantized_cdf:
-        lists = model._quantized_cdf.tolist(), model._cdf_length.flatten().tolist(), model._offset.flatten().tolist()
+        lengths = model._cdf_length.flatten().tolist()
+        rows = zip(model._quantized_cdf.tolist(), lengths, strict=True)  # without their padding: each call copies all
+        lists = [row[:length] for row, length in rows], lengths, model._offset.flatten().tolist()
         cached = model.__dict__["_lists"] = (model._quantized_cdf, lists)
     return cached[1]

@@ -181,8 +181,8 @@ class Decoder(nn.Module):
             latents_of = [None] * len(windows) if seen is None else seen.split(many)
             parts = zip(z.split(many), view.split(many), latents_of, strict=False)
             v = torch.cat([self(noisy, below, level, rates, y) for noisy, below, y in parts])
-            r = alpha * z - sigma * v
-            r = recolour(whitening, (view + recolour(root, r)).clamp(0, 1) - view)  # keep r where images can be
+            image = recolour(root, (alpha * z).sub_(sigma * v)).add_(view).clamp_(0, 1)  # keep r where images can be
+            r = recolour(whitening, image.sub_(view))
             return r if finished is None else torch.where(known, finished, r)
 
         solve = {

@@ -62,12 +62,12 @@ def ancestral(denoise: Denoise, start: Tensor, log_snrs: Tensor, noise: Noise, g
     for step, (now, then) in enumerate(itertools.pairwise(log_snrs), 1):
         (alpha, sigma), (alpha_then, sigma_then) = alpha_sigma(now), alpha_sigma(then)
         r = denoise(z, now)
-        estimated = (z - float(alpha) * r) / float(sigma)
+        estimated = (z - float(alpha) * r).div_(float(sigma))
         c = -torch.expm1(now - then)  # share of the noise that this step removes
         lower, upper = sigma_then * c.sqrt(), sigma * c.sqrt()  # upper: sigma_{t|s}
         fresh = upper**gamma * lower ** (1 - gamma)
         kept = (sigma_then**2 - fresh**2).clamp(min=0).sqrt()
-        z = float(alpha_then) * r + float(kept) * estimated + float(fresh) * noise(step)
+        z = (float(alpha_then) * r).add_(estimated.mul_(float(kept))).add_(float(fresh) * noise(step))
     return denoise(z, log_snrs[-1])
 
 

@@ -166,6 +166,8 @@ def complete(session: Session, plan: Plan, needs: Mapping[Trial, Need], mode: Mo
         for trial, need in todo.items():
             session.note(f"would run {trial.label}: {', '.join(need.steps)}")
     else:
+        if todo and request.require_seal:
+            require_sandbox()  # before a shard notes that it ran
         _discard_work(session, needs)
         if request.shard:
             shards.record(session, plan)

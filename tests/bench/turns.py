@@ -79,19 +79,16 @@ def commands(named: dict[str, list[str]], rounds: int, threads: int = 1, **envir
 
 
 def family(root: int) -> dict[int, list[str]]:
-    """Fields of /proc/PID/stat after the name, of a process and its descendants: 1 is its parent, 11 and 12 are ticks, 19 is
-    when it began, 21 pages.
-    """
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
+    """Fields of /proc/PID/stat after the name, of a process and its descendants: 11 and 12 ticks, 19 when it began, 21 pages."""
+    found, waiting = {}, [root]
+    while waiting:
+        folder = Path(f"/proc/{waiting.pop()}")
         try:
             found[int(folder.name)] = (folder / "stat").read_text().rpartition(")")[2].split()
+            waiting += [int(pid) for file in folder.glob("task/*/children") for pid in file.read_text().split()]
         except OSError:
             continue
-    members = {root}
-    while grown := {pid for pid, fields in found.items() if int(fields[1]) in members} - members:
-        members |= grown
-    return {pid: found[pid] for pid in members & found.keys()}
+    return found
 
 
 def _watch(root: int, ended: threading.Event, seen: dict[tuple[int, str], float]) -> None:

@@ -196,6 +196,16 @@ def test_times_of_shards_on_several_classes_of_processors_are_not_averaged(tmp_p
     assert older["decode_s"] > 0 and older["device_name"] is None
 
 
+def test_a_required_seal_is_required_of_shards(tmp_path, monkeypatch):
+    """Without a sandbox a shard says what could reach what; with --require-seal it does nothing, and leaves no record."""
+    monkeypatch.setenv("HFDBENCH_SEAL", "process")
+    request = Request(codecs=(codec(),), datasets=(pictures(tmp_path / "p", 2),), out=tmp_path / "out", shard=(0, 2))
+    with pytest.raises(UsageError, match="--require-seal: this machine allows neither"):
+        run(replace(request, require_seal=True))
+    assert not list((tmp_path / "out").rglob("*.*"))
+    assert any(note.startswith("no sandbox here") for note in run(request).notes)
+
+
 def test_again_skips_what_is_done(tmp_path):
     request = Request(codecs=(codec(),), datasets=(pictures(tmp_path / "p", 2),), out=tmp_path / "out")
     run(request)
