@@ -9,7 +9,6 @@ Run it: python tests/bench/bench_workers.py [--pictures 48]. Exit 1 under the li
 
 import argparse
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -35,18 +34,13 @@ class Watch:
     def note(self, text: str) -> None: ...
 
 
-def processor_s() -> float:
-    """Of this process and of all its children that have ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=48)
     options = parser.parse_args()
     for folder in (Path(__file__).parents[1], Path(__file__).parent):
         sys.path.insert(0, str(folder))
+    import turns
     from bench_memory import pictures, request_of
     from helpers_metrics import random_weights
 
@@ -60,12 +54,13 @@ def main() -> int:
         weights = random_weights(place / "random.pth")
         pictures(place / "p", options.pictures)
         for workers in (1, 2):
-            watch, before, began = Watch(), processor_s(), time.monotonic()
+            watch, before, began = Watch(), time.process_time(), time.monotonic()
             request = request_of(place / "p", place / f"out-{workers}", weights)
-            summary = carry_out(request, Engine(engine="processes", workers=workers), watch)
+            with turns.watched(os.getpid()) as seen:
+                summary = carry_out(request, Engine(engine="processes", workers=workers), watch)
             if summary.exit_code or summary.points["fid"].isna().any():
                 raise SystemExit(f"the run failed: {summary}")
-            whole_s, used_s[workers] = time.monotonic() - began, processor_s() - before
+            whole_s, used_s[workers] = time.monotonic() - began, sum(seen.values()) - before
             units_s[workers], busy[workers] = watch.ended - watch.began, used_s[workers] / whole_s
             print(
                 f"{workers} workers: units {units_s[workers]:.1f} s, whole run {whole_s:.1f} s, "

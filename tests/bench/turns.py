@@ -11,7 +11,8 @@ import platform
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -61,14 +62,9 @@ def commands(named: dict[str, list[str]], rounds: int, threads: int = 1, **envir
         for name, words in named.items():
             start = time.perf_counter()
             process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
-            seen: dict[tuple[int, str], float] = {}
-            ended = threading.Event()
-            watch = threading.Thread(target=_watch, args=(process.pid, ended, seen))
-            watch.start()
-            said = process.stdout.read()
-            _, status, used = os.wait4(process.pid, 0)
-            ended.set()
-            watch.join()
+            with watched(process.pid) as seen:
+                said = process.stdout.read()
+                _, status, used = os.wait4(process.pid, 0)
             if status:
                 raise SystemExit(f"{name} failed: {' '.join(words)}")
             runs[name].wall_s.append(time.perf_counter() - start)
@@ -91,12 +87,27 @@ def family(root: int) -> dict[int, list[str]]:
     return found
 
 
-def _watch(root: int, ended: threading.Event, seen: dict[tuple[int, str], float]) -> None:
-    """Note the CPU seconds of each process, without those of its children, until the command has ended."""
-    ticks = os.sysconf("SC_CLK_TCK")
-    while not ended.wait(0.05):
+@contextmanager
+def watched(root: int) -> Iterator[dict[tuple[int, str], float]]:
+    """CPU seconds of a process and of each of its descendants, without their children, when they were looked at last."""
+    seen, ended, ticks = {}, threading.Event(), os.sysconf("SC_CLK_TCK")
+
+    def look() -> None:
         for pid, fields in family(root).items():
             seen[pid, fields[19]] = (int(fields[11]) + int(fields[12])) / ticks
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            look()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+        look()
 
 
 def ratio(theirs: Runs, ours: Runs, wall: bool = False) -> tuple[float, str]:
