@@ -94,7 +94,8 @@ class Bar:
         from tqdm import tqdm
 
         self.__exit__()
-        self._bar = tqdm(total=total, desc=what, unit="image", dynamic_ncols=True, leave=False)
+        often = 0.1 if sys.stderr.isatty() else 30  # seconds: in a log every state stays
+        self._bar = tqdm(total=total, desc=what, unit="image", dynamic_ncols=True, leave=False, mininterval=often)
 
     def advance(self, n: int = 1) -> None:
         if self._bar is not None:

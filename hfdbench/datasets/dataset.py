@@ -122,7 +122,12 @@ def open_dataset(
             raise UsageError(f'dataset "{spec}": no pictures in it{held}; known suffixes: {" ".join(SUFFIXES)}')
         report_left_out(folder, others)
         return _folder_dataset(folder, paths, limit)
-    (card,) = choose(DatasetCard, [base], cards)
+    try:
+        (card,) = choose(DatasetCard, [base], cards)
+    except UsageError:
+        if not located(base).is_dir():
+            raise
+        raise UsageError(f'no dataset "{base}"; for the folder of that name: folder:{base}') from None
     paths = packaged(card) if card.package else members(card, place(card, places.data_root(data_root)))
     return _card_dataset(card, paths, limit)
 

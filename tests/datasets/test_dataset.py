@@ -108,6 +108,8 @@ def write_card(tmp_path, text):
 def test_unknown_card_and_missing_pictures(tmp_path):
     with pytest.raises(UsageError, match='no dataset "kodac"; did you mean "kodak"'):
         open_dataset("kodac", data_root=tmp_path)
+    with pytest.raises(UsageError, match=rf'no dataset "{tmp_path}"; for the folder of that name: folder:{tmp_path}$'):
+        open_dataset(str(tmp_path))
     with pytest.raises(Unavailable) as caught:
         open_dataset("kodak", data_root=tmp_path)
     assert caught.value.hint == "hfdbench fetch kodak"
