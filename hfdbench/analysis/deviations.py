@@ -14,12 +14,16 @@ The jackknife counts twice what *pairs* of images do to a KID, beyond what each 
 doi:10.1214/aos/1176345462). For codecs that are nearly equal that is most of the variance of a difference. It is kept as
 random projections of the matrix of pairs, whose sum of squares is the excess; those of two codecs subtract.
 
+From 1,000 patches on a KID is a mean over random subsets of 1,000, the same for every codec. Their values less the mean are
+kept, too: what the draw of subsets adds to a variance is theirs over their number, at 30,000 patches as much as the images do.
+
 Coverage with real features: tests/bench/coverage_intervals.py, docs/protocol/statistics.md.
 """
 
 import numpy as np
 
 from hfdbench.metrics.distribution import influence
+from hfdbench.metrics.distribution.kid import SUBSET_SIZE, SUBSETS, subset_values
 from hfdbench.metrics.registry import METRICS
 
 ROWS = 1024  # features whose kernel values are held at a time
@@ -45,11 +49,18 @@ def of_ratio(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
 
 def of_distance(
     column: str, reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray, images: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Deviations of the distance in a column of the points table, and its `of_kid` pairs; none for a Fréchet distance."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Deviations of the distance in a column of the points table, pairs and subsets of `of_kid`; none of a Fréchet distance."""
     if METRICS[column].interval == "kid":
         return of_kid(reference, test, image_of_patch, images)
-    return of_frechet(reference, test, image_of_patch, images), np.zeros(0)
+    return of_frechet(reference, test, image_of_patch, images), np.zeros(0), np.zeros(0)
+
+
+def parts(kept: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `of_distance` returned, of its concatenation."""
+    behind = kept[images:]
+    pairs = len(behind) - (SUBSETS if len(behind) in (SUBSETS, PAIRS + SUBSETS) else 0)
+    return kept[:images], behind[:pairs], behind[pairs:]
 
 
 def of_frechet(reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray, images: int) -> np.ndarray:
@@ -80,7 +91,7 @@ def of_frechet(reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarr
 
 def of_kid(
     reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray, images: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Deviations of the KID: the jackknife's pseudo-values less their mean; and what pairs of images do.
 
     Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 11.5. Parameters and errors are those of
@@ -92,6 +103,8 @@ def of_kid(
     pairs : ndarray of float64, shape (PAIRS,)
         The sum of squares is about what the variance by `deviations` is too large; exact for equal numbers of patches an image
         but for a relative error of about sqrt(8 / PAIRS). Empty for fewer than 4 images.
+    subsets : ndarray of float64, shape (SUBSETS,)
+        The values of `kid`'s subsets less their mean; empty where it has none.
     """
     reference, test, image_of_patch = _checked(reference, test, image_of_patch, images)
     patches = np.bincount(image_of_patch, minlength=images).astype(np.float64)
@@ -101,13 +114,14 @@ def of_kid(
         within += _kernel_sums(features, features, image_of_patch, images)
         squares = np.einsum("nd,nd->n", features, features, dtype=np.float64)
         itself += np.bincount(image_of_patch, (squares / features.shape[1] + 1) ** 3, images)
-    return of_kernel_sums(within, cross, itself, patches)
+    values = subset_values(reference, test) if len(test) >= SUBSET_SIZE else np.zeros(0)
+    return *of_kernel_sums(within, cross, itself, patches), values - (values.mean() if len(values) else 0)
 
 
 def of_kernel_sums(
     within: np.ndarray, cross: np.ndarray, itself: np.ndarray, patches: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`of_kid` of what the kernel sums to over the patches of every two images.
+    """Deviations and pairs of `of_kid`, of what the kernel sums to over the patches of every two images.
 
     Parameters
     ----------

@@ -31,6 +31,8 @@ class Estimate:
     pairs : ndarray of float64
         `analysis.deviations.of_kid`: the sum of squares is by how much the variance over images is too large; at most half of
         it is taken off, which is what it is of equal codecs.
+    subsets : ndarray of float64
+        `analysis.deviations.of_kid`: values of random subsets, less their mean, where `value` is their mean.
     """
 
     value: float
@@ -38,6 +40,7 @@ class Estimate:
     seed_variance: float = 0.0
     seed_freedom: float = math.inf
     pairs: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    subsets: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def over_seeds(cls, estimates: Sequence["Estimate"]) -> "Estimate":
@@ -48,7 +51,9 @@ class Estimate:
         deviations = np.mean([each.deviations for each in estimates], axis=0)
         alike = len({each.pairs.shape for each in estimates}) == 1
         pairs = np.mean([each.pairs for each in estimates], axis=0) if alike else np.zeros(0)
-        return cls(float(values.mean()), deviations, float(values.var(ddof=1)) / len(values), len(values) - 1, pairs)
+        subsets = np.mean(_alike([each.subsets for each in estimates]), axis=0)
+        variance = float(values.var(ddof=1)) / len(values)
+        return cls(float(values.mean()), deviations, variance, len(values) - 1, pairs, subsets)
 
     @classmethod
     def of_function(cls, function: Callable[..., float], estimates: Sequence["Estimate"]) -> "Estimate":
@@ -76,7 +81,10 @@ class Estimate:
                 step = math.sqrt(each.seed_variance) * (np.arange(len(values)) == number)
                 slope = (function(*(values + step)) - function(*(values - step))) / 2
                 pooled = _pooled(pooled, (slope**2, each.seed_freedom))
-        return cls(value, pseudo - pseudo.mean(), *pooled)
+        draws = np.stack(_alike([each.subsets for each in estimates]), axis=1)
+        few = max(len(draws) - 1, 1)  # small steps, as above
+        subsets = few * (value - np.array([function(*(values - draw / few)) for draw in draws]))
+        return cls(value, pseudo - pseudo.mean(), *pooled, subsets=subsets)
 
     def __sub__(self, other: "Estimate") -> "Estimate":
         """The difference. Raises ValueError when the two are of different numbers of images."""
@@ -86,10 +94,13 @@ class Estimate:
             )
         variance, freedom = _pooled((self.seed_variance, self.seed_freedom), (other.seed_variance, other.seed_freedom))
         pairs = self.pairs - other.pairs if self.pairs.shape == other.pairs.shape else np.zeros(0)
-        return Estimate(self.value - other.value, self.deviations - other.deviations, variance, freedom, pairs)
+        mine, theirs = _alike([self.subsets, other.subsets])
+        return Estimate(
+            self.value - other.value, self.deviations - other.deviations, variance, freedom, pairs, mine - theirs
+        )
 
     def __neg__(self) -> "Estimate":
-        return replace(self, value=-self.value, deviations=-self.deviations, pairs=-self.pairs)
+        return replace(self, value=-self.value, deviations=-self.deviations, pairs=-self.pairs, subsets=-self.subsets)
 
     @property
     def images(self) -> int:
@@ -107,7 +118,9 @@ class Estimate:
             return math.nan, math.nan
         of_images = float(np.square(self.deviations).sum()) / (self.images * (self.images - 1))
         of_images -= min(float(np.square(self.pairs).sum()), of_images / 2)
-        return _pooled((of_images, self.images - 1), (self.seed_variance, self.seed_freedom))
+        pooled = _pooled((of_images, self.images - 1), (self.seed_variance, self.seed_freedom))
+        drawn = len(self.subsets)
+        return _pooled(pooled, (float(self.subsets.var(ddof=1)) / drawn, drawn - 1)) if drawn > 1 else pooled
 
     @property
     def _freedom(self) -> float:
@@ -179,6 +192,12 @@ class Estimate:
     def p_differs(self, bound: float = 0.0) -> float:
         """Two-sided p-value of "the value is `bound`"."""
         return min(1.0, 2 * min(self.p_above(bound), self.p_below(bound)))
+
+
+def _alike(subsets: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """In one length: what has no subsets does not vary over them."""
+    length = max(map(len, subsets))
+    return [each if len(each) == length else np.zeros(length) for each in subsets]
 
 
 def _pooled(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from hfdbench.metrics.registry import METRICS
 from hfdbench.results.parquet import read_batches
 from hfdbench.results.stored import Results, StoredTrial
 
-METHOD = {"frechet": 2, "kid": 3}  # part of the cache's names: count it up when the numbers change
+METHOD = {"frechet": 2, "kid": 4}  # part of the cache's names: count it up when the numbers change
 KEPT_DRAWS = 300  # those of method 1
 COLUMNS = tuple(metric.column for metric in METRICS.values() if metric.interval)
 NETWORKS = {column: network for column in COLUMNS if (network := METRICS[column].network)}
@@ -109,8 +109,8 @@ def estimate(trial: StoredTrial, column: str) -> Estimate | None:
     if column in NETWORKS:
         found = _distance_deviations(trial, column)
     else:
-        found = (_mean_deviations(trial, column), np.zeros(0)) if sources(trial, column) else None
-    return None if found is None else Estimate(float(value), found[0], pairs=found[1])
+        found = (_mean_deviations(trial, column), np.zeros(0), np.zeros(0)) if sources(trial, column) else None
+    return None if found is None else Estimate(float(value), found[0], pairs=found[1], subsets=found[2])
 
 
 def kernel_distance(trial: StoredTrial, column: str) -> float:
@@ -133,12 +133,12 @@ def _mean_deviations(trial: StoredTrial, column: str) -> np.ndarray:
     return deviations.of_mean(rows[column].to_numpy(float))
 
 
-def _distance_deviations(trial: StoredTrial, column: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Of images and of pairs of them."""
+def _distance_deviations(trial: StoredTrial, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Of images, of pairs of them, and of subsets of patches."""
     files, method = sources(trial, column), METHOD[str(METRICS[column].interval)]
     found = trial.results.deviations(trial, column, method, files)
     if found is not None:
-        return found[: trial.images], found[trial.images :]
+        return deviations.parts(found, trial.images)
     if files:
         (test, image_of_patch), (reference, _) = map(features, files)
         try:
@@ -148,7 +148,7 @@ def _distance_deviations(trial: StoredTrial, column: str) -> tuple[np.ndarray, n
         trial.results.keep_deviations(trial, column, method, np.concatenate(computed))
         return computed
     draws = trial.results.draws(trial, column, KEPT_DRAWS, seed=0, method=1)
-    return None if draws is None else (_from_draws(draws, trial.images), np.zeros(0))
+    return None if draws is None else (_from_draws(draws, trial.images), np.zeros(0), np.zeros(0))
 
 
 def _from_draws(samples: np.ndarray, images: int) -> np.ndarray:

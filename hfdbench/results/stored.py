@@ -5,7 +5,6 @@ another key is another trial. Its newest measurement is the one with the highest
 a clock), then the latest start. Reading refuses a damaged or doubled file by name; `hfdbench run` repairs.
 """
 
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from hfdbench.errors import UsageError
-from hfdbench.files.atomic import replacing
+from hfdbench.files import arrays
 from hfdbench.files.remote import located
 from hfdbench.results import parquet
 from hfdbench.results.folder import ResultsFolder
@@ -221,26 +220,25 @@ class Results:
         try:
             if path.stat().st_mtime_ns < max((source.stat().st_mtime_ns for source in sources), default=0):
                 return None
-            found = np.load(io.BytesIO(path.read_bytes()))
-        except (OSError, ValueError, EOFError):
-            return None  # not there, or damaged: it is computed again
-        return found if found.ndim == 1 and len(found) >= trial.images else None
+        except OSError:
+            return None
+        found = arrays.kept(path)
+        return found if found is not None and found.ndim == 1 and len(found) >= trial.images else None
 
     def keep_deviations(self, trial: StoredTrial, column: str, method: int, deviations: np.ndarray) -> None:
         """Keep what each image does to a distance for the next time."""
         path = self.folder.deviations(trial.key, column, method)
         if trial.name not in self.packed:  # a packed folder is kept as it is
-            with replacing(path) as temporary, open(temporary, "wb") as file:
-                np.save(file, deviations)
+            arrays.keep(path, deviations)
 
     def draws(self, trial: StoredTrial, column: str, count: int, seed: int, method: int) -> np.ndarray | None:
         """Return bootstrap draws that an older version kept, float64, `count`; None where there are none."""
         path = self.folder.draws(trial.key, column, count, seed, method)
         try:
-            return np.load(io.BytesIO(path.read_bytes()))
+            return arrays.parsed(path.read_bytes())
         except FileNotFoundError:
             return self.packed_draws.get((trial.key, column, count, seed, method))
-        except (OSError, ValueError, EOFError):
+        except OSError:
             return None
 
     @cached_property

@@ -1,6 +1,8 @@
 """What each image does to a value: by hand, against leaving it out, and as intervals of stored points."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -12,8 +14,8 @@ from hfdbench.analysis.estimate import Estimate
 from hfdbench.analysis.intervals import _from_draws, intervals
 from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
-from hfdbench.metrics.distribution.kid import kid
-from hfdbench.results.stored import Results
+from hfdbench.metrics.distribution.kid import SUBSET_SIZE, SUBSETS, kid, subset_values
+from hfdbench.results.stored import Results, StoredTrial
 
 IMAGES = 6
 
@@ -82,7 +84,7 @@ def test_variance_of_the_difference_of_equal_codecs():
         x = random.normal(size=(24, 30))
         sides = []
         for noise in random.normal(0, 0.7, size=(2, *x.shape)):
-            own, pairs = deviations.of_kid(x, x + noise, np.arange(24), 24)
+            own, pairs, _ = deviations.of_kid(x, x + noise, np.arange(24), 24)
             sides.append(Estimate(kid(x, x + noise)[0], own, pairs=pairs))
         difference = sides[0] - sides[1]
         values.append(difference.value)
@@ -91,6 +93,52 @@ def test_variance_of_the_difference_of_equal_codecs():
     true = np.var(values)
     assert np.mean(plain) > 1.4 * true and 0.85 * true < np.mean(corrected) < 1.35 * true
     assert sides[0].pairs == pytest.approx(-(-sides[0]).pairs)
+
+
+def test_variance_of_a_kid_over_subsets():
+    """What the draw of subsets adds is part of it; those of two codecs are the same, and cancel."""
+    random = np.random.default_rng(0)
+    values, with_them, without = [], [], []
+    for seed in range(80):
+        x = random.normal(size=(200, 4))
+        sides = []
+        for scale in (0.8, 0.9):
+            y = scale * x + random.normal(0, 0.3, size=x.shape)
+            own, pairs, none = deviations.of_kid(x, y, np.arange(200), 200)
+            drawn = subset_values(x, y, seed=seed, subsets=10, subset_size=50)
+            sides.append(Estimate(drawn.mean(), own, pairs=pairs, subsets=drawn - drawn.mean()))
+            assert len(none) == 0  # so few patches have none
+        difference = sides[0] - sides[1]
+        values.append(difference.value)
+        with_them.append(difference.standard_error**2)
+        without.append(replace(difference, subsets=np.zeros(0)).standard_error ** 2)
+    assert np.mean(without) < 0.6 * np.var(values) and np.mean(with_them) == pytest.approx(np.var(values), rel=0.35)
+    halved = Estimate.of_function(lambda value: value / 2, [difference])
+    assert halved.standard_error == pytest.approx(difference.standard_error / 2, rel=0.05)
+
+
+def test_what_is_kept_of_a_kid_is_taken_apart_again():
+    x = np.random.default_rng(0).normal(size=(SUBSET_SIZE, 2))
+    for images in (2, 50):
+        kept = deviations.of_distance("kid", x, x + 1, np.arange(len(x)) % images, images)
+        assert [len(each) for each in kept] == [images, deviations.PAIRS if images > 3 else 0, SUBSETS]
+        for found, each in zip(deviations.parts(np.concatenate(kept), images), kept, strict=True):
+            np.testing.assert_array_equal(found, each)
+
+
+def test_what_is_kept_is_checked(tmp_path):
+    """Damaged, it is computed again."""
+    results, trial = Results(tmp_path), cast(StoredTrial, SimpleNamespace(key="k", name="n", images=3))
+    results.keep_deviations(trial, "kid", 4, np.arange(5.0))
+    (path,) = (tmp_path / "cache").iterdir()
+    whole = path.read_bytes()
+    for data, right in ((whole, True), (whole[:-1], False), (whole[:40], False), (b"", False)):
+        path.write_bytes(data)
+        found = results.deviations(trial, "kid", 4)
+        assert np.array_equal(found, np.arange(5.0)) if right else found is None
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        assert results.deviations(trial, "kid", 4) is None, place
 
 
 @pytest.mark.parametrize("of_distance", [deviations.of_frechet, deviations.of_kid])

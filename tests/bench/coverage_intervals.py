@@ -166,14 +166,15 @@ class World:
         pulls = np.bincount(self.photo[there], pull, self.photo.max() + 1)[drawn]
         within, cross, itself, patches = self.sums
         grid = np.ix_(drawn, drawn)
+        values = self.subset_values(drawn)
         own, pairs = deviations.of_kernel_sums(within[grid], cross[grid], itself[drawn], patches[drawn])
         return (
             Estimate(float(distance), len(drawn) * (pulls - pulls.mean())),
-            Estimate(self.kid(drawn), own, pairs=pairs),
+            Estimate(float(values.mean()), own, pairs=pairs, subsets=values - values.mean()),
         )
 
-    def kid(self, drawn: np.ndarray) -> float:
-        """`kid`, its subsets from 1,000 patches on included."""
+    def subset_values(self, drawn: np.ndarray) -> np.ndarray:
+        """`subset_values`, of subsets from 1,000 patches on."""
         rows = np.concatenate([np.flatnonzero(self.photo == photo) for photo in drawn])
         size = min(len(rows), SUBSET_SIZE)
         random, subsets = np.random.RandomState(0), SUBSETS if len(rows) >= SUBSET_SIZE else 1
@@ -185,7 +186,7 @@ class World:
         value = -2 * ((times[0] @ self.kernels[2]) * times[1]).sum(axis=1) / size**2
         for each, kernel in zip(times, self.kernels, strict=False):
             value += (((each @ kernel) * each).sum(axis=1) - each @ np.diag(kernel)) / (size * (size - 1))
-        return float(value.mean())
+        return value
 
 
 def agree(features: dict[str, np.ndarray], name: str, drawn: np.ndarray, found: tuple[Estimate, Estimate]) -> None:
@@ -197,9 +198,9 @@ def agree(features: dict[str, np.ndarray], name: str, drawn: np.ndarray, found: 
     y = np.concatenate([features[second if c >= photographs else name][p] for c, p in zip(drawn, rows, strict=True)])
     image = np.repeat(np.arange(len(drawn)), [len(patches) for patches in rows])
     distance = frechet_distance(Moments.of(x), Moments.of(y))
-    own, pairs = deviations.of_kid(x, y, image, len(drawn))
+    own, pairs, subsets = deviations.of_kid(x, y, image, len(drawn))
     pulls = deviations.of_frechet(x, y, image, len(drawn))
-    wanted = Estimate(distance, pulls), Estimate(kid(x, y)[0], own, pairs=pairs)
+    wanted = Estimate(distance, pulls), Estimate(kid(x, y)[0], own, pairs=pairs, subsets=subsets)
     for ours, its in zip(found, wanted, strict=True):
         np.testing.assert_allclose(ours.value, its.value, rtol=1e-4)
         np.testing.assert_allclose(ours.interval(), its.interval(), rtol=1e-4)

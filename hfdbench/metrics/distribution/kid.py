@@ -21,6 +21,14 @@ def kid(
     a: np.ndarray, b: np.ndarray, seed: int = 0, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE
 ) -> tuple[float, float | None]:
     """Mean and standard deviation of the MMD^2 of two sets of features. Raises ValueError when it is not defined."""
+    values = subset_values(a, b, seed, subsets, subset_size)
+    return float(np.mean(values)), float(np.std(values)) if min(len(a), len(b)) >= subset_size else None
+
+
+def subset_values(
+    a: np.ndarray, b: np.ndarray, seed: int = 0, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE
+) -> np.ndarray:
+    """The MMD^2 of each pair of subsets, or the one of all features where they are few; `kid` is their mean."""
     a, b = np.asarray(a), np.asarray(b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"features must be N x D with one D, not {a.shape} and {b.shape}")
@@ -29,16 +37,14 @@ def kid(
     if not (finite(a) and finite(b)):
         raise ValueError("features hold NaN or infinity")
     if min(len(a), len(b)) < subset_size:
-        return float(_mmd2(a, b, np.ones((len(a), 1)), np.ones((len(b), 1)))[0]), None
+        return _mmd2(a, b, np.ones((len(a), 1)), np.ones((len(b), 1)))
     # The legacy generator, because torch-fidelity draws with it.
     random = np.random.RandomState(seed)
     draws = [[random.choice(len(x), subset_size, replace=False) for x in (a, b)] for _ in range(subsets)]
     if len(a) * len(b) <= subsets * subset_size**2:  # every kernel value once is fewer than every subset's
-        values = _mmd2(a, b, *(_members(len(x), [draw[side] for draw in draws]) for side, x in enumerate((a, b))))
-    else:
-        all_of_it = np.ones((subset_size, 1))
-        values = [_mmd2(_rows(a, of_a), _rows(b, of_b), all_of_it, all_of_it)[0] for of_a, of_b in draws]
-    return float(np.mean(values)), float(np.std(values))
+        return _mmd2(a, b, *(_members(len(x), [draw[side] for draw in draws]) for side, x in enumerate((a, b))))
+    all_of_it = np.ones((subset_size, 1))
+    return np.array([_mmd2(_rows(a, of_a), _rows(b, of_b), all_of_it, all_of_it)[0] for of_a, of_b in draws])
 
 
 def of_features(reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray) -> tuple[float, float | None]:

@@ -15,7 +15,7 @@ from hfdbench.analysis import decoded as pictures
 from hfdbench.analysis import intervals as uncertainty
 from hfdbench.cards.schema import CodecCard
 from hfdbench.errors import Unavailable, UsageError
-from hfdbench.files.atomic import replacing
+from hfdbench.files import arrays
 from hfdbench.metrics.distribution.influence import pull
 from hfdbench.metrics.distribution.patches import PATCH
 from hfdbench.progress import Progress
@@ -157,11 +157,9 @@ def _pull(trial: StoredTrial, section: dict) -> list[float] | None:
         return None
     if section["patches"] is None:
         section["patches"] = {name: np.array(places[name])[seen].tolist() for name in ("image", "top", "left")}
-    kept = trial.results.folder.pull(own, reference)
-    if kept.exists():
-        values = np.load(kept)
-    else:
+    path = trial.results.folder.pull(own, reference)
+    values = arrays.kept(path)
+    if values is None or values.shape != seen.shape:
         values = pull(uncertainty.features(reference)[0], uncertainty.features(own)[0])
-        with replacing(kept) as temporary, open(temporary, "wb") as file:
-            np.save(file, values)
+        arrays.keep(path, values)
     return [float(f"{value:.4g}") for value in values[seen]]
