@@ -49,8 +49,12 @@ def chosen(device: Device) -> str:
 def complain(summaries: "list[Summary]") -> None:
     """Say on stderr what was left out and what failed."""
     for summary in summaries:
+        labels: dict[str, list[str]] = {}
         for label, reason in summary.skipped:
-            print(f"skipped {label}: {reason}", file=sys.stderr)
+            labels.setdefault(reason, []).append(label)
+        for reason, same in labels.items():
+            others = f" and {len(same) - 1} more" if len(same) > 1 else ""
+            print(f"skipped {same[0]}{others}: {reason}", file=sys.stderr)
         for label, errors in summary.failed:
             for error in errors:
                 print(f"failed {label}: {error}", file=sys.stderr)
