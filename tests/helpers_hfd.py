@@ -46,9 +46,9 @@ def base(seed: int = 0) -> AutoencoderBase:
     return AutoencoderBase(autoencoder(seed))
 
 
-def decoder(latents: int = 0, seed: int = 0) -> Decoder:
+def decoder(latents: int = 0, seed: int = 0, noise: float = 0.0) -> Decoder:
     """None of its layers is zero, so that its output depends on all that it sees."""
-    model = Decoder(replace(NETWORK, latents=latents))
+    model = Decoder(replace(NETWORK, latents=latents, noise=noise))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

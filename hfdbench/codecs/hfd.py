@@ -172,11 +172,11 @@ class BaseDecoder:
 
 def _open_decoder(path: Path, sampling: dict) -> "tuple[Model, Sampling]":
     """Raises ValueError for options that are unknown or do not suit the decoder's objective."""
-    from hfdbench.hfd.decoder import Sampling
+    from hfdbench.hfd.decoder import AT_ONCE, Sampling
     from hfdbench.hfd.weights import configured, read_decoder
 
     decoder, how = read_decoder(path), configured(Sampling, sampling)
-    once = decoder.metadata.get("objective") in ("hific", "po-elic")
+    once = decoder.metadata.get("objective") in AT_ONCE
     if once != (how.solver == "once"):
         needs = 'solver "once"' if once else "a solver that samples"
         raise ValueError(f'{path.name} was trained for {needs}, not for "{how.solver}"')

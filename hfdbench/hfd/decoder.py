@@ -23,14 +23,15 @@ from hfdbench.hfd.tiling import Order, Window, groups, noise
 
 Solver = Literal["ancestral", "euler", "heun", "multistep", "once", "none"]
 SOLVERS = Solver.__args__
+AT_ONCE = ("hific", "po-elic", "hfd-gan")  # objectives whose decoders are run by solver "once"
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How a decoder is run. Raises ValueError for values out of range.
 
-    solver: "once" is a single evaluation without noise, for decoders that predict instead of sampling; "none" is no evaluation:
-        the reconstruction and its grain, the control that a sampler has to beat.
+    solver: "once" is a single evaluation, for decoders trained for that, from no noise or the network config's; "none" is no
+        evaluation: the reconstruction and its grain, the control that a sampler has to beat.
     steps: of the solver; Heun's take two network evaluations each but the last.
     path, shift: of the noise schedule; start: the time in (0, 1] to start from, 1 from nothing but noise (DIRAC's late start).
     run: how many of the steps are run, the last estimate being the result (DIRAC's dial); 0 for all.
@@ -169,7 +170,9 @@ class Decoder(nn.Module):
             return how.temperature * field.to(device).contiguous(memory_format=torch.channels_last)
 
         log_snrs = torch.tensor([-LOG_SNR_LIMIT], dtype=torch.float64) if how.solver == "once" else how.log_snrs()
-        beginning = torch.zeros_like(view) if how.solver == "once" else float(alpha_sigma(log_snrs[0])[1]) * fresh(0)
+        kept = self.config.noise if how.solver == "once" else 0.0
+        seen_noise = how.solver != "once" or kept > 0
+        beginning = float(alpha_sigma(log_snrs[0])[1]) * fresh(0) if seen_noise else torch.zeros_like(view)
 
         def denoise(z: Tensor, log_snr: Tensor) -> Tensor:
             alpha, sigma = (float(value) for value in alpha_sigma(log_snr))
@@ -181,7 +184,8 @@ class Decoder(nn.Module):
             latents_of = [None] * len(windows) if seen is None else seen.split(many)
             parts = zip(z.split(many), view.split(many), latents_of, strict=False)
             v = torch.cat([self(noisy, below, level, rates, y) for noisy, below, y in parts])
-            image = recolour(root, (alpha * z).sub_(sigma * v)).add_(view).clamp_(0, 1)  # keep r where images can be
+            r = ((alpha + kept) * z).sub_(sigma * v)
+            image = recolour(root, r).add_(view).clamp_(0, 1)  # keep r where images can be
             r = recolour(whitening, image.sub_(view))
             return r if finished is None else torch.where(known, finished, r)
 

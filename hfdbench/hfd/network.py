@@ -28,7 +28,8 @@ L = TypeVar("L", bound=nn.Module)
 class NetworkConfig:
     """widths and blocks: channels and residual blocks at 1/2, 1/4, ... of the resolution; rates: number of stage-1 rates;
     latents: channels of the stage-1 latents that the coarsest level sees, 0 for none; highpass: standard deviation in pixels
-    of the Gaussian blur that is taken off the residual before it is diffused, 0 for the whole residual."""
+    of the Gaussian blur that is taken off the residual before it is diffused, 0 for the whole residual; noise: deviation of the
+    noise that a decoder of one evaluation sees and finds again in its residual, 0 to see none."""
 
     widths: tuple[int, ...] = (64, 128, 192)
     blocks: tuple[int, ...] = (1, 1, 2)
@@ -36,6 +37,7 @@ class NetworkConfig:
     rates: int = 5
     latents: int = 0
     highpass: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self):
         """Raises ValueError for sizes that no model has: they come from files."""
@@ -48,6 +50,8 @@ class NetworkConfig:
             raise ValueError("as many blocks as widths, at least one; latents from 0 to 4096")
         if not 0 <= self.highpass <= 64:
             raise ValueError(f"highpass {self.highpass}: from 0 to 64 pixels")
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"noise {self.noise}: from 0 to 1")
 
     @property
     def multiple(self) -> int:

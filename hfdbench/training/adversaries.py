@@ -40,6 +40,39 @@ class Discriminator(nn.Module):
         return self.judge(2 * image - 1).float()
 
 
+class ResidualDiscriminator(nn.Module):
+    """Patches of whitened residuals real or not, beside the reconstruction: spectrally normalised 3x3 convolutions, each but the
+    last halved through a binomial blur (Zhang 2019, arXiv:1904.11486), as strided ones would teach a decoder their grid."""
+
+    def __init__(self):
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 6
+        for k, width in enumerate(WIDTHS):
+            layers += [spectral_norm(nn.Conv2d(before, width, 3, padding=1)), nn.LeakyReLU(0.2)]
+            layers += [Halve(width)] if k < 3 else []
+            before = width
+        self.judge = nn.Sequential(*layers, spectral_norm(nn.Conv2d(before, 1, 1)))
+
+    def forward(self, residual: Tensor, reconstruction: Tensor) -> Tensor:
+        """Logits, N x 1 x H/8 x W/8; both N x 3 x H x W, the residual of unit variance."""
+        return self.judge(torch.cat([residual, 4 * (reconstruction - 0.5)], 1)).float()
+
+
+class Halve(nn.Module):
+    """Half the resolution through the binomial filter 1 3 3 1."""
+
+    kernel: Tensor
+
+    def __init__(self, width: int):
+        super().__init__()
+        line = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+        self.register_buffer("kernel", (line[:, None] * line).repeat(width, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel.to(x.dtype), stride=2, padding=1, groups=x.shape[1])
+
+
 class Perceptual(nn.Module):
     """A frozen network's feature maps after each of its stages, every position scaled to unit mean square over channels."""
 

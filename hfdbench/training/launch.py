@@ -23,7 +23,7 @@ from hfdbench.hfd.weights import read_autoencoder
 from hfdbench.metrics.networks.inception import find_inception
 from hfdbench.training import pairs, photos
 from hfdbench.training.loop import make_fabric, train
-from hfdbench.training.objectives import ADVERSARIAL, DISTILLED
+from hfdbench.training.objectives import DISTILLED, PERCEPTUAL
 from hfdbench.training.recipe import Recipe
 from hfdbench.training.tasks import AutoencoderTask, DecoderTask, Task
 
@@ -172,7 +172,7 @@ def _prepare(job: Job, recipe: Recipe, few: bool = False) -> tuple[Task, Fabric]
     if job.threads:
         torch.set_num_threads(job.threads)
     perceptual = job.perceptual
-    if recipe.objective in ADVERSARIAL and perceptual is None:
+    if recipe.objective in PERCEPTUAL and perceptual is None:
         perceptual = default_perceptual(recipe, job.data_root)
     fabric = make_fabric(job.device, job.devices, recipe.bf16)
     fabric.launch()

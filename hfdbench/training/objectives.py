@@ -11,6 +11,8 @@
 distillation) |
 | hific | the residual, in one evaluation | squared error, perceptual, GAN on latents (Mentzer et al. 2020, arXiv:2006.09965) |
 | po-elic | the residual, in one evaluation | Charbonnier, perceptual, style, hinge PatchGAN (He et al. 2022, "PO-ELIC") |
+| hfd-gan | the residual, from noise in one evaluation | hinge GAN on residuals beside reconstructions, squared error of their \
+means (ours, after Sauer et al. 2023, arXiv:2311.17042: a diffusion decoder goes on against a discriminator) |
 
 With z = alpha r + sigma e and an error d of v: the error of r is -sigma d, that of the velocity r - e is -(sigma + alpha) d.
 
@@ -25,9 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfdbench.hfd.decoder import recolour
+from hfdbench.hfd.decoder import AT_ONCE, recolour
 from hfdbench.hfd.sampling import LOG_SNR_LIMIT, Schedule, alpha_sigma
-from hfdbench.training.adversaries import Discriminator, distance, style
+from hfdbench.training.adversaries import Discriminator, ResidualDiscriminator, distance, style
 from hfdbench.training.pairs import highpassed
 
 
@@ -45,14 +47,15 @@ class Batch:
 
 Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 DIFFUSION = ("hfd", "hfd-rf", "hfd-plus", "dirac")
-ADVERSARIAL = ("hific", "po-elic")
+PERCEPTUAL = ("hific", "po-elic")
 DISTILLED = "hfd-fast"
-OBJECTIVES = (*DIFFUSION, *ADVERSARIAL, DISTILLED)
+OBJECTIVES = (*DIFFUSION, *AT_ONCE, DISTILLED)
 
 # Weights of the losses of GAN decoders, in whitened residuals and normalised features: ours, in the proportions of the papers'
 # terms at the start of training.
 HIFIC = {"squared": 0.3, "perceptual": 1.0, "adversarial": 0.15}
 PO_ELIC = {"charbonnier": 0.15, "perceptual": 1.0, "style": 1.0, "adversarial": 0.15}
+HFD_GAN = {"means": 4.0, "adversarial": 0.15}
 DETAIL = 1.0  # hfd-plus: weight of the squared error of v's fine detail
 
 
@@ -123,11 +126,12 @@ def fine(x: Tensor) -> Tensor:
 
 
 def predict(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The residual in one evaluation, from no noise at the schedule's noisiest end; and the image."""
-    nothing = torch.zeros_like(batch.image)
-    log_snr = torch.full((len(nothing),), -LOG_SNR_LIMIT, device=nothing.device)
+    """The residual in one evaluation at the schedule's noisiest end, from no noise or the config's; and the image."""
+    share = model.config.noise
+    start = batch.noise if share else torch.zeros_like(batch.image)
+    log_snr = torch.full((len(start),), -LOG_SNR_LIMIT, device=start.device)
     latents = batch.latents if model.config.latents else None
-    r = -model(nothing, batch.reconstruction, log_snr, batch.rate, latents)
+    r = share * start - model(start, batch.reconstruction, log_snr, batch.rate, latents)
     return r, batch.reconstruction + recolour(model.root[batch.rate], r)
 
 
@@ -166,5 +170,33 @@ def adversarial(
     yield "critic", discriminator
 
 
-def make_critic(objective: str, latents: int) -> Discriminator:
+def residual_gan(model: Any, critic: nn.Module) -> Iterator[tuple[str, Loss]]:
+    """The generator's pass, then the discriminator's, which tells whitened residuals apart; both see the reconstruction.
+
+    A squared error would ask for the mean of all residuals, so it is of means of 4x4 pixels: what stage 1 knows stays.
+    """
+    made: list[Tensor] = []
+
+    def generator(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        r, _ = predict(model, batch)
+        made[:] = [r.detach()]
+        terms = {
+            "means": F.avg_pool2d(r - whitened(model, batch), 4).square().mean(),
+            "adversarial": -critic(r, batch.reconstruction).mean(),
+        }
+        shown = terms | {"deviation": r.detach().std()}
+        return torch.stack([HFD_GAN[name] * term for name, term in terms.items()]).sum(), shown
+
+    def discriminator(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        both = torch.cat([whitened(model, batch), made.pop()])
+        real, fake = critic(both, batch.reconstruction.repeat(2, 1, 1, 1)).chunk(2)
+        return (F.relu(1 - real) + F.relu(1 + fake)).mean(), {"real": real.mean(), "fake": fake.mean()}
+
+    yield "model", generator
+    yield "critic", discriminator
+
+
+def make_critic(objective: str, latents: int) -> nn.Module:
+    if objective == "hfd-gan":
+        return ResidualDiscriminator()
     return Discriminator(latents if objective == "hific" else 0)

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hfdbench.hfd.autoencoder import AutoencoderConfig
-from hfdbench.hfd.decoder import Decoder, Sampling
+from hfdbench.hfd.decoder import AT_ONCE, Decoder, Sampling
 from hfdbench.hfd.lapped import LappedAutoencoder
 from hfdbench.hfd.network import NetworkConfig
 from hfdbench.hfd.sampling import Schedule
 from hfdbench.hfd.weights import build, configured, load_into, start_autoencoder
 from hfdbench.training import objectives, pairs, photos
 from hfdbench.training.adversaries import read_perceptual
-from hfdbench.training.objectives import ADVERSARIAL, DIFFUSION, DISTILLED, Batch, Loss
+from hfdbench.training.objectives import DIFFUSION, DISTILLED, PERCEPTUAL, Batch, Loss
 from hfdbench.training.recipe import Recipe
 
 
@@ -171,10 +171,11 @@ class DecoderTask:
             config = configured(NetworkConfig, dict(recipe.model) | {"rates": rates, "latents": seen})
             self.model = Decoder(config)
             self.modules: dict[str, nn.Module] = {"model": self.model}
-            if recipe.objective in ADVERSARIAL:
+            if recipe.objective in AT_ONCE:
+                self.modules["critic"] = objectives.make_critic(recipe.objective, latents)
+            if recipe.objective in PERCEPTUAL:
                 if perceptual is None:
                     raise ValueError(f"objective {recipe.objective} needs the weights of {recipe.perceptual}")
-                self.modules["critic"] = objectives.make_critic(recipe.objective, latents)
                 self.perceptual = read_perceptual(recipe.perceptual, perceptual)
         if init:
             lacking = ("network.latents.weight", "network.latents.bias") if seen else ()
@@ -203,6 +204,9 @@ class DecoderTask:
             teacher = self.teacher.to(fabric.device).to(memory_format=torch.channels_last)
             yield "model", objectives.distillation(modules["model"], teacher, self.schedule, self.recipe.evaluations)
             return
+        if objective not in PERCEPTUAL:
+            yield from objectives.residual_gan(modules["model"], modules["critic"])
+            return
         frozen = self.perceptual.to(fabric.device).to(memory_format=torch.channels_last)
 
         def perceptual(image: Tensor) -> list[Tensor]:
@@ -216,7 +220,7 @@ class DecoderTask:
         """Rows of pictures, 3 x N x 3 x H x W: originals, reconstructions, and what the decoder makes of them: sampled in 16 steps
         at full strength, or predicted at once where that is the objective."""
         solver = "euler" if self.schedule.path == "linear" or self.recipe.objective == DISTILLED else "ancestral"
-        if self.recipe.objective in ADVERSARIAL:
+        if self.recipe.objective in AT_ONCE:
             solver = "once"
         steps = self.recipe.evaluations if self.recipe.objective == DISTILLED else 16
         how = Sampling(solver, steps=steps, path=self.schedule.path, tile=0)
