@@ -39,6 +39,8 @@ class Sampling:
     temperature: standard deviation of all noise that is drawn, 0 to 1 (CDC, arXiv:2209.06950, starts from 0.8);
         below 1 samples are nearer to their mean: more PSNR, less detail.
     strength: share of the sampled detail that is added to the reconstruction (ours: a dial between distortion and realism).
+    mean: share, 0 to 1, of the mean of all photographs behind the reconstruction, one evaluation more, in the result; the rest
+        is the sample (ours: a dial between distortion and realism that lets the decoder mend what the codec did).
     grain: noise added to the result, of the residual's colours, in standard deviations of the residual (ours: HFD+).
     tile, overlap: pixels of a cell's side and of what its window adds on each; tile 0 samples the whole picture at once.
     """
@@ -53,6 +55,7 @@ class Sampling:
     eta: float = 0.0
     temperature: float = 1.0
     strength: float = 1.0
+    mean: float = 0.0
     grain: float = 0.0
     tile: int = 512
     overlap: int = 32
@@ -66,7 +69,7 @@ class Sampling:
             raise ValueError(f"steps {self.steps}: at least 1")
         if not 0 <= self.run <= self.steps:
             raise ValueError(f"run {self.run}: from 0 to the {self.steps} steps")
-        for name in ("gamma", "eta", "temperature"):
+        for name in ("gamma", "eta", "temperature", "mean"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}: from 0 to 1")
         if not self.shift > 0:
@@ -89,7 +92,7 @@ class Sampling:
         if self.solver == "once":
             return 1
         steps = self.run or self.steps
-        return 2 * steps - 1 if self.solver == "heun" else steps
+        return (2 * steps - 1 if self.solver == "heun" else steps) + (self.mean > 0)
 
     def log_snrs(self) -> Tensor:
         """Of the steps that are run, from noisy to clean."""
@@ -197,6 +200,10 @@ class Decoder(nn.Module):
             "once": euler,
         }[how.solver]
         r = solve(denoise, beginning, log_snrs)
+        if how.mean and how.solver != "once":
+            r = torch.lerp(
+                r, denoise(torch.zeros_like(view), torch.tensor(-LOG_SNR_LIMIT, dtype=torch.float64)), how.mean
+            )
         image = ((view + how.strength * recolour(root, r)).clamp(0, 1) * 255).round().byte()
         for window, pixels in zip(windows, image.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
             (top, bottom, left, right), (above, _, before, _) = window.cell, window.outer

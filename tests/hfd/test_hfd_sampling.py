@@ -127,7 +127,7 @@ def test_second_order_beats_euler_at_equal_evaluations(evaluations):
 @pytest.mark.parametrize("wrong", [
     {"solver": "rk4"}, {"path": "sine"}, {"order": "spiral"}, {"steps": 0}, {"run": 9, "steps": 8}, {"run": -1},
     {"gamma": 1.5}, {"temperature": 1.5},
-    {"eta": -0.1}, {"shift": 0}, {"strength": 2}, {"grain": -0.1}, {"start": 0}, {"tile": 100}, {"tile": -64},
+    {"eta": -0.1}, {"mean": 1.5}, {"shift": 0}, {"strength": 2}, {"grain": -0.1}, {"start": 0}, {"tile": 100}, {"tile": -64},
     {"overlap": 8},
 ])  # fmt: skip
 def test_sampling_refuses_values_out_of_range(wrong):
@@ -136,16 +136,15 @@ def test_sampling_refuses_values_out_of_range(wrong):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("dial", [{"steps": 3}, {"steps": 6, "run": 2}])
+@pytest.mark.parametrize("dial", [{"steps": 3}, {"steps": 6, "run": 2}, {"steps": 3, "mean": 0.5}])
 def test_the_network_is_evaluated_as_often_as_is_said(solver, dial):
     model, calls = decoder(), []
     model.network.register_forward_hook(lambda *_: calls.append(1))
     how = Sampling(solver=solver, **dial)
     model.sample(picture(32, 48), 0, 0, how)
     assert len(calls) == how.evaluations
-    assert how.evaluations == {"none": 0, "once": 1, "heun": 2 * (how.run or how.steps) - 1}.get(
-        solver, how.run or how.steps
-    )
+    steps, more = how.run or how.steps, how.mean > 0
+    assert how.evaluations == {"none": 0, "once": 1, "heun": 2 * steps - 1 + more}.get(solver, steps + more)
 
 
 def test_run_and_start_choose_among_the_steps():
@@ -300,6 +299,15 @@ def test_a_predictor_needs_no_noise():
     assert np.array_equal(one, other) and not np.array_equal(one, image)
     sampled = [model.sample(image, 0, seed, Sampling(steps=2)) for seed in (1, 1, 2)]
     assert np.array_equal(sampled[0], sampled[1]) and not np.array_equal(sampled[0], sampled[2])
+
+
+def test_mean_is_a_share_of_what_one_evaluation_predicts():
+    model, image = decoder(), picture(48, 48)
+    sample, half, mean = (
+        model.sample(image, 0, 1, Sampling("multistep", 3, mean=mean)).astype(int) for mean in (0, 0.5, 1)
+    )
+    assert np.array_equal(mean, model.sample(image, 0, 2, Sampling("once")))
+    assert np.abs(2 * half - sample - mean).max() <= 2 and np.abs(sample - mean).max() > 4
 
 
 @pytest.mark.parametrize("solver", ["ancestral", "multistep", "heun"])
