@@ -170,11 +170,8 @@ def from_stored(
 ) -> list[Verdict]:
     """`claims`, with the pictures of claim 8 where dataset and cards are available. Raises UsageError for an unknown dataset."""
     cards, results = find_cards(CodecCard, folders), Results(out)
-    known, spec, dataset = (
-        {*find_cards(DatasetCard, folders), *results.points()["dataset"]},
-        dataset,
-        dataset_id(dataset),
-    )
+    known = {*find_cards(DatasetCard, folders), *results.points()["dataset"]}
+    spec, dataset = dataset, dataset_id(dataset)
     if not {dataset, parse_id(dataset).base} & known:
         raise unknown("dataset", dataset, known)
     try:
