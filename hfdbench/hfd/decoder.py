@@ -172,10 +172,10 @@ class Decoder(nn.Module):
             field = torch.cat([noise(seed, step, outer) for outer in outers])
             return how.temperature * field.to(device).contiguous(memory_format=torch.channels_last)
 
-        log_snrs = torch.tensor([-LOG_SNR_LIMIT], dtype=torch.float64) if how.solver == "once" else how.log_snrs()
-        kept = self.config.noise if how.solver == "once" else 0.0
-        seen_noise = how.solver != "once" or kept > 0
-        beginning = float(alpha_sigma(log_snrs[0])[1]) * fresh(0) if seen_noise else torch.zeros_like(view)
+        once, noisiest = how.solver == "once", torch.tensor([-LOG_SNR_LIMIT], dtype=torch.float64)
+        log_snrs, kept = (noisiest, self.config.noise) if once else (how.log_snrs(), 0.0)
+        nothing = torch.zeros_like(view)
+        beginning = nothing if once and not kept else float(alpha_sigma(log_snrs[0])[1]) * fresh(0)
 
         def denoise(z: Tensor, log_snr: Tensor) -> Tensor:
             alpha, sigma = (float(value) for value in alpha_sigma(log_snr))
@@ -200,10 +200,8 @@ class Decoder(nn.Module):
             "once": euler,
         }[how.solver]
         r = solve(denoise, beginning, log_snrs)
-        if how.mean and how.solver != "once":
-            r = torch.lerp(
-                r, denoise(torch.zeros_like(view), torch.tensor(-LOG_SNR_LIMIT, dtype=torch.float64)), how.mean
-            )
+        if how.mean and not once:
+            r = torch.lerp(r, denoise(nothing, noisiest[0]), how.mean)
         image = ((view + how.strength * recolour(root, r)).clamp(0, 1) * 255).round().byte()
         for window, pixels in zip(windows, image.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
             (top, bottom, left, right), (above, _, before, _) = window.cell, window.outer
