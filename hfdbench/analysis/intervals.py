@@ -2,8 +2,8 @@
 
 Conventions: an interval is that of an `estimate.Estimate`, from what each image does to the value (`deviations`); estimates
 of two points of a dataset subtract. The deviations of a distance are kept (hfdbench.results.folder) and computed anew when
-the features are younger; where features are not stored (they are large) what is kept serves, bootstrap draws of older
-versions included. NaN: the point has no such value, or is not backed by stored images (a published one).
+the features are younger; where features are not stored (they are large) what is kept serves. NaN: the point has no such
+value, or is not backed by stored images (a published one).
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,6 @@ from hfdbench.results.parquet import read_batches
 from hfdbench.results.stored import Results, StoredTrial
 
 METHOD = {"frechet": 2, "kid": 4}  # part of the cache's names: count it up when the numbers change
-KEPT_DRAWS = 300  # those of method 1
 COLUMNS = tuple(metric.column for metric in METRICS.values() if metric.interval)
 NETWORKS = {column: network for column in COLUMNS if (network := METRICS[column].network)}
 
@@ -139,27 +138,15 @@ def _distance_deviations(trial: StoredTrial, column: str) -> tuple[np.ndarray, n
     found = trial.results.deviations(trial, column, method, files)
     if found is not None:
         return deviations.parts(found, trial.images)
-    if files:
-        (test, image_of_patch), (reference, _) = map(features, files)
-        try:
-            computed = deviations.of_distance(column, reference, test, image_of_patch, trial.images)
-        except deviations.TooFewPatches:
-            return None
-        trial.results.keep_deviations(trial, column, method, np.concatenate(computed))
-        return computed
-    draws = trial.results.draws(trial, column, KEPT_DRAWS, seed=0, method=1)
-    return None if draws is None else (_from_draws(draws, trial.images), np.zeros(0), np.zeros(0))
-
-
-def _from_draws(samples: np.ndarray, images: int) -> np.ndarray:
-    """Deviations from values in bootstrap draws, by regression on how often each image was drawn.
-
-    Efron 1990, doi:10.2307/2289528, section 4 ("empirical influence values").
-    """
-    drawn = np.random.default_rng(0).integers(images, size=(len(samples), images))  # as those versions drew
-    times = np.stack([np.bincount(row, minlength=images) for row in drawn])
-    slopes, *_ = np.linalg.lstsq(times - times.mean(axis=0), samples - samples.mean(), rcond=None)
-    return images * (slopes - slopes.mean())
+    if not files:
+        return None
+    (test, image_of_patch), (reference, _) = map(features, files)
+    try:
+        computed = deviations.of_distance(column, reference, test, image_of_patch, trial.images)
+    except deviations.TooFewPatches:
+        return None
+    trial.results.keep_deviations(trial, column, method, np.concatenate(computed))
+    return computed
 
 
 def features(path: Path) -> tuple[np.ndarray, np.ndarray]:

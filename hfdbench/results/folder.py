@@ -87,8 +87,8 @@ class ResultsFolder:
         return self.root / "images.parquet"
 
     @property
-    def packed_draws(self) -> Path:
-        return self.root / "draws.parquet"
+    def packed_deviations(self) -> Path:
+        return self.root / "deviations.parquet"
 
     # ---- work, and what can be made again
 
@@ -107,10 +107,6 @@ class ResultsFolder:
     @property
     def damaged(self) -> Path:
         return self.root / "damaged"
-
-    def draws(self, trial_key: str, column: str, count: int, seed: int, method: int) -> Path:
-        """Path of kept bootstrap draws, which older versions made."""
-        return self.root / "cache" / f"bootstrap-{trial_key}-{column}-{count}-{seed}-v{method}.npy"
 
     def deviations(self, trial_key: str, column: str, method: int) -> Path:
         """Path of what each image does to a distance."""

@@ -1,6 +1,6 @@
-"""Pack a results folder into three files: its points, its images and the bootstrap draws of its distances.
+"""Pack a results folder into three files: its points, its images and what each image does to its distances.
 
-`python -m hfdbench.results.golden FOLDER TO` writes TO/points.parquet, TO/images.parquet and TO/draws.parquet, which every
+`python -m hfdbench.results.golden FOLDER TO` writes TO/points.parquet, TO/images.parquet and TO/deviations.parquet, which every
 verb that reads results takes in place of FOLDER. `--rekey` gives every trial the key that this version of hfdbench computes
 from the card, weights and library versions here; numbers are not touched. Streams and features stay behind.
 """
@@ -12,18 +12,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from hfdbench.cards.find import find_cards
 from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs.identity import identity, stream_key, trial_key
 from hfdbench.errors import Unavailable, UsageError
+from hfdbench.files import arrays
 from hfdbench.results.parquet import write_table
-from hfdbench.results.schema import IMAGES
-from hfdbench.results.stored import DRAWS, PACKED_IMAGES, PACKED_POINTS, Results, StoredTrial
+from hfdbench.results.stored import DEVIATIONS, PACKED_IMAGES, PACKED_POINTS, Results, StoredTrial
 
-NAME = re.compile(r"bootstrap-(?P<key>[0-9a-f]{16})-(?P<column>\w+)-(?P<count>\d+)-(?P<seed>\d+)-v(?P<method>\d+)")
+NAME = re.compile(r"deviations-(?P<key>[0-9a-f]{16})-(?P<column>\w+)-v(?P<method>\d+)")
 
 
 def pack(source: Path, to: Path, *, rekey: bool = False) -> list[str]:
@@ -59,10 +58,9 @@ def pack(source: Path, to: Path, *, rekey: bool = False) -> list[str]:
         points.append({"trial": name, "metadata": texts[0], "images_metadata": texts[1], **trial.row})
         table = trial.read_images()
         images.append(table.add_column(0, "trial", pa.array([name] * len(table), pa.string())))
-    draws = _draws(results, keys)
     write_table(to / "points.parquet", pa.Table.from_pylist(points, PACKED_POINTS), {})
     write_table(to / "images.parquet", pa.concat_tables(images).cast(PACKED_IMAGES), {})
-    write_table(to / "draws.parquet", draws, {})
+    write_table(to / "deviations.parquet", _deviations(results, keys), {})
     return notes
 
 
@@ -95,21 +93,19 @@ def _variant(stored: dict, cards: dict[str, CodecCard]) -> CodecCard:
     return base.model_copy(update={"id": stored["id"], "points": tuple(points)})
 
 
-def _draws(results: Results, keys: dict[str, set[str]]) -> pa.Table:
-    """Kept draws of what cannot be drawn anew without features, under the new keys of their trials."""
-    rows = []
-    for path in sorted((results.folder.root / "cache").glob("bootstrap-*.npy")):
-        match = NAME.fullmatch(path.stem)
-        if match and match["column"] not in IMAGES.names:
-            for key in sorted(keys.get(match["key"], {match["key"]})):
-                numbers = {name: int(match[name]) for name in ("count", "seed", "method")}
-                rows.append({"trial_key": key, "column": match["column"], **numbers, "draws": np.load(path)})
-    for (old, column, count, seed, method), values in results.packed_draws.items():
-        for key in sorted(keys.get(old, {old})):
-            rows.append(
-                {"trial_key": key, "column": column, "count": count, "seed": seed, "method": method, "draws": values}
-            )
-    return pa.Table.from_pylist(rows, DRAWS)
+def _deviations(results: Results, keys: dict[str, set[str]]) -> pa.Table:
+    """What is kept of what each image does to a distance, under the new keys of its trials."""
+    found = dict(results.packed_deviations)
+    for path in sorted((results.folder.root / "cache").glob("deviations-*.npy")):
+        match, values = NAME.fullmatch(path.stem), arrays.kept(path)
+        if match and values is not None:
+            found[match["key"], match["column"], int(match["method"])] = values
+    rows = [
+        {"trial_key": new, "column": column, "method": method, "deviations": values}
+        for (key, column, method), values in found.items()
+        for new in sorted(keys.get(key, {key}))
+    ]
+    return pa.Table.from_pylist(rows, DEVIATIONS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

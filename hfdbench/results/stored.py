@@ -32,10 +32,10 @@ PACKED_POINTS = pa.schema(
     [("trial", pa.string()), ("metadata", pa.string()), ("images_metadata", pa.string()), *POINTS]
 )
 PACKED_IMAGES = pa.schema([("trial", pa.string()), *IMAGES])
-DRAWS = pa.schema(
+DEVIATIONS = pa.schema(
     [
-        *(("trial_key", pa.string()), ("column", pa.string()), ("count", pa.int64()), ("seed", pa.int64())),
-        *(("method", pa.int64()), ("draws", pa.list_(pa.float64()))),
+        *(("trial_key", pa.string()), ("column", pa.string()), ("method", pa.int64())),
+        ("deviations", pa.list_(pa.float64())),
     ]
 )
 
@@ -216,6 +216,8 @@ class Results:
 
         None where nothing is kept, or one of the sources is younger.
         """
+        if trial.name in self.packed:
+            return self.packed_deviations.get((trial.key, column, method))
         path = self.folder.deviations(trial.key, column, method)
         try:
             if path.stat().st_mtime_ns < max((source.stat().st_mtime_ns for source in sources), default=0):
@@ -231,24 +233,15 @@ class Results:
         if trial.name not in self.packed:  # a packed folder is kept as it is
             arrays.keep(path, deviations)
 
-    def draws(self, trial: StoredTrial, column: str, count: int, seed: int, method: int) -> np.ndarray | None:
-        """Return bootstrap draws that an older version kept, float64, `count`; None where there are none."""
-        path = self.folder.draws(trial.key, column, count, seed, method)
-        try:
-            return arrays.parsed(path.read_bytes())
-        except FileNotFoundError:
-            return self.packed_draws.get((trial.key, column, count, seed, method))
-        except OSError:
-            return None
-
     @cached_property
-    def packed_draws(self) -> dict[tuple, np.ndarray]:
-        path = self.folder.packed_draws
+    def packed_deviations(self) -> dict[tuple[str, str, int], np.ndarray]:
+        """What each image does to the distances of a packed folder, by trial key, column and method."""
+        path = self.folder.packed_deviations
         if not path.exists():
             return {}
-        table = parquet.read_table(path, schema=DRAWS)
-        keys = zip(*(table[name].to_pylist() for name in DRAWS.names[:-1]), strict=True)
-        return {number: np.array(draws.values) for number, draws in zip(keys, table["draws"], strict=True)}
+        table = parquet.read_table(path, schema=DEVIATIONS)
+        keys = zip(*(table[name].to_pylist() for name in DEVIATIONS.names[:-1]), strict=True)
+        return {number: np.array(kept.values) for number, kept in zip(keys, table["deviations"], strict=True)}
 
 
 def newest(trials: Iterable[StoredTrial]) -> list[StoredTrial]:

@@ -11,7 +11,7 @@ from helpers_results import write_codec
 
 from hfdbench.analysis import deviations
 from hfdbench.analysis.estimate import Estimate
-from hfdbench.analysis.intervals import _from_draws, intervals
+from hfdbench.analysis.intervals import intervals
 from hfdbench.errors import UsageError
 from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
 from hfdbench.metrics.distribution.kid import SUBSET_SIZE, SUBSETS, kid, subset_values
@@ -157,19 +157,6 @@ def test_misfits_are_refused():
         deviations.of_frechet(x, y[1:], image, IMAGES)
     with pytest.raises(ValueError, match="do not fit 3 images"):
         deviations.of_kid(x, y, image, 3)
-
-
-def test_kept_draws_of_older_versions_give_the_deviations():
-    """Regression on how often each image was drawn."""
-    x, y, image = made(12, patches=20, images=24)
-    draws = np.stack([np.bincount(row, minlength=24) for row in np.random.default_rng(0).integers(24, size=(300, 24))])
-    kept = [frechet(x[rows], y[rows]) for rows in (np.repeat(np.arange(480), times[image]) for times in draws)]
-    exact = deviations.of_frechet(x, y, image, 24)
-    found = _from_draws(np.array(kept), 24)
-    assert np.corrcoef(found, exact)[0, 1] > 0.9 and found.std() == pytest.approx(exact.std(), rel=0.25)
-    value = np.random.default_rng(0).normal(size=24)
-    linear = _from_draws(draws @ value / 24, 24)
-    np.testing.assert_allclose(linear, value - value.mean(), atol=1e-9)
 
 
 @pytest.fixture(scope="module")

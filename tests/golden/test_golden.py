@@ -27,6 +27,14 @@ def test_every_decoder_is_there_on_the_streams_of_elic_mse():
         assert all(row.bytes == rates[row.point] for row in mine.itertuples()), codec
 
 
+def test_hfd_on_jpeg_is_there_on_jpegs_own_files():
+    points = Results(GOLDEN).points().query("dataset == 'kodak' and status == 'ok'")
+    rates = points[points.codec == "jpeg"].set_index("point")["bytes"]
+    for codec in ("jpeg-grain", "hfd-jpeg", "hfd-jpeg-fast"):
+        mine = points[points.codec == codec]
+        assert len(mine) == 4 and all(row.bytes == rates[row.point] for row in mine.itertuples()), codec
+
+
 def test_golden_points_are_of_the_bundled_weights():
     """A card whose weights or sampling changed makes these numbers those of another codec."""
     cards = find_cards(CodecCard)
@@ -52,7 +60,7 @@ def test_fd_mini_ranks_the_golden_points_as_fid_does():
 
 def test_the_folder_is_packed_and_reading_leaves_it_alone():
     before = sorted(path.name for path in GOLDEN.rglob("*"))
-    assert before == ["draws.parquet", "images.parquet", "points.parquet"]
+    assert before == ["deviations.parquet", "images.parquet", "points.parquet"]
     results = Results(GOLDEN)
     trial = next(trial for trial in results.trials() if trial.row["codec"] == "hfd")
     assert len(trial.read_images()) == trial.images
