@@ -5,7 +5,8 @@ Conventions
              device, is encrypted, or has the name of another refuses the whole archive, before anything is written.
     bounds   all members together may have MOST_GROWTH times the archive's own size, and SLACK_BYTES; one member MOST_MEMBER_BYTES;
              a header of a tar CHUNK; there may be MOST_MEMBERS of them. Nothing is held in memory but a block of CHUNK
-             bytes. ZIP members by other methods than "stored" and "deflated" are refused: their decoders know no bound.
+             bytes and a decoder, MOST_DECODER_BYTES of xz. ZIP members by other methods than "stored" and "deflated" are
+             refused: their decoders know no bound.
 """
 
 import bz2
@@ -32,7 +33,58 @@ MOST_GROWTH = 10
 SLACK_BYTES = 16 << 20
 MOST_MEMBER_BYTES = 1 << 30
 MOST_MEMBERS = 2_000_000
-COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+MOST_DECODER_BYTES = 100 << 20  # xz -9 takes 65 MiB
+
+
+class _Xz(io.RawIOBase):
+    """The content of an xz file. `lzma.open` lets its dictionary be as large as the file says, up to 4 GiB."""
+
+    def __init__(self, path: Path, mode: str):
+        self._file = open(path, mode)  # noqa: SIM115  (for the object's whole life)
+        self._start()
+
+    def _start(self) -> None:
+        self._file.seek(0)
+        self._place, self._decoder = 0, lzma.LZMADecompressor(lzma.FORMAT_XZ, MOST_DECODER_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        if place < self._place:
+            self._start()
+        while self._place < place and self.read(min(CHUNK, place - self._place)):
+            pass
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while buffer and not data:
+            packed = b""
+            if self._decoder.eof:  # another stream may follow, after zeros
+                packed = self._decoder.unused_data.lstrip(b"\0") or self._file.read(CHUNK).lstrip(b"\0")
+                if not packed:
+                    return 0
+                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, MOST_DECODER_BYTES)
+            elif self._decoder.needs_input and not (packed := self._file.read(CHUNK)):
+                raise EOFError("it ends too soon")
+            data = self._decoder.decompress(packed, len(buffer))
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lambda *to: io.BufferedReader(_Xz(*to))}
 
 
 @dataclass(frozen=True)

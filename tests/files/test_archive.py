@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,32 @@ def test_header_of_a_tar_that_unpacks_to_gigabytes(tmp_path, box, compress, kind
     assert "not a whole tar archive: " in output or "far more than an archive" in output, output
     assert peak < 80 << 20
     assert contents(box) == {}
+
+
+@pytest.mark.faults
+def test_xz_whose_dictionary_may_grow_to_gigabytes(tmp_path, box):
+    tar = make_tar(tmp_path / "plain.tar", [tar_member("a.png", picture())]).read_bytes()
+    data = bytearray(lzma.compress(tar, preset=0))
+    header = slice(12, 12 + 4 * data[12])  # of the block, before its CRC
+    data[header.start + 4] = 40  # of 0 to 40: 4 GiB
+    data[header.stop : header.stop + 4] = zlib.crc32(data[header]).to_bytes(4, "little")
+    (tmp_path / "a.tar").write_bytes(data)
+    assert lzma.decompress(data) == tar
+    with pytest.raises(Unavailable, match="not a whole tar archive: Memory usage limit exceeded"):
+        unpack(tmp_path / "a.tar", "tar", box)
+    assert contents(box) == {}
+
+
+def test_xz_in_several_streams(tmp_path, box):
+    tar = make_tar(tmp_path / "plain.tar", [tar_member(f"{n}.png", picture(n)) for n in (1, 2)]).read_bytes()
+    first, rest = lzma.compress(tar[:700]) + bytes(8) + lzma.compress(b""), lzma.compress(tar[700:])
+    (tmp_path / "cut.tar").write_bytes(first + rest[: len(rest) // 2])
+    with pytest.raises(Unavailable, match="not a whole tar archive: it ends too soon"):
+        unpack(tmp_path / "cut.tar", "tar", box)
+    assert contents(box) == {}
+    (tmp_path / "a.tar").write_bytes(first + rest)
+    assert unpack(tmp_path / "a.tar", "tar", box) == 2
+    assert contents(box) == {f"{n}.png": picture(n) for n in (1, 2)}
 
 
 @pytest.mark.faults
