@@ -58,10 +58,16 @@ class Pass:
 
 
 class Log:
-    """Means of what the steps return, a line of JSON every `LOG_EVERY` steps."""
+    """Means of what the steps return, a line of JSON every `LOG_EVERY` steps; lines after step `start` are dropped."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, start: int):
         self._path = path
+        if path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            with replacing(path) as temporary:
+                temporary.write_text(
+                    "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start)
+                )
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
 
@@ -130,7 +136,7 @@ def train(
     out: Path,
     fabric: Fabric | None = None,
     *,
-    keep_every: int = 500,
+    keep_every_s: float = 60.0,
     stop_after_s: float | None = None,
     finish_after_s: float | None = None,
     compiled: bool = False,
@@ -146,8 +152,8 @@ def train(
         Folder of what is written.
     fabric : Fabric, optional
         Devices and precision; one CPU by default.
-    keep_every : int
-        Steps between checkpoints.
+    keep_every_s : float
+        Seconds between checkpoints: what is lost when a training is interrupted or killed.
     stop_after_s : float, optional
         Seconds after which this call stops, to be resumed.
     finish_after_s : float, optional
@@ -204,8 +210,7 @@ def train(
         rng = np.random.default_rng((recipe.seed, step, rank))
         return task.draw(count, rng), int(rng.integers(2**63))
 
-    limited = stop_after_s is not None or finish_after_s is not None
-    written, began = Log(out / "log.jsonl"), time.monotonic()
+    written, began, kept_s = Log(out / "log.jsonl", start), time.monotonic(), 0.0
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=devices),
@@ -235,13 +240,14 @@ def train(
             step += 1
             bar.update()
             elapsed_s = time.monotonic() - began
-            if limited and fabric.world_size > 1:  # clocks differ, and all processes must end with the same step
+            if fabric.world_size > 1:  # clocks differ, and all processes must end with the same step
                 elapsed_s = fabric.broadcast(elapsed_s)
             last = step == recipe.steps or (finish_after_s is not None and spent_s + elapsed_s >= finish_after_s)
             if fabric.is_global_zero and (step % LOG_EVERY == 0 or last):
                 bar.set_postfix(written.write(step=step, learning_rate=rate, elapsed_s=round(elapsed_s, 1)))
             late = stop_after_s is not None and elapsed_s > stop_after_s
-            if step % keep_every == 0 or last or late:
+            if elapsed_s - kept_s >= keep_every_s or last or late:
+                kept_s = elapsed_s
                 fabric.barrier()
                 if fabric.is_global_zero:
                     checkpoint.write(

@@ -476,6 +476,27 @@ def test_stopped_and_resumed_equals_undisturbed(make_task, tmp_path, objective):
     assert equal(whole, training.train(make_task(wanted), tmp_path / "parts"))  # once more: nothing is left to do
 
 
+def test_a_killed_training_goes_on_from_its_last_minute(make_task, tmp_path, monkeypatch):
+    """What came after the checkpoint is done again, and stands in the log once."""
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    wanted = recipe("hfd", steps=4)
+    whole = training.train(make_task(wanted), tmp_path / "whole")
+    task, write = make_task(wanted), training.Log.write
+
+    def killed_at_three(self, step, **line):
+        means = write(self, step=step, **line)
+        if step == 3:
+            raise KeyboardInterrupt
+        return means
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Log, "write", killed_at_three)
+        training.train(task, tmp_path / "parts", keep_every_s=0.0)
+    assert [line["step"] for line in lines(tmp_path / "parts")] == [1, 2, 3]
+    assert equal(whole, training.train(make_task(wanted), tmp_path / "parts"))
+    assert [line["step"] for line in lines(tmp_path / "parts")] == [1, 2, 3, 4]
+
+
 def test_seeds_decide(make_task, tmp_path):
     one, again, other = (
         training.train(make_task(recipe("hfd", steps=2, seed=seed)), tmp_path / f"{k}")
