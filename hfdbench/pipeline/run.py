@@ -8,6 +8,7 @@ groups. A damaged file is set aside (damaged/) and its trial done again.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -145,6 +146,12 @@ def survey(session: Session, plan: Plan, *, retry: bool = True) -> dict[Trial, N
     retry : bool
         Whether failed images are tried again.
     """
+    for path in session.folder.copied_points() if not session.request.dry_run else ():
+        with suppress(FileNotFoundError):  # another run has moved it
+            try:
+                read_point(path)
+            except DamagedFile as error:
+                session.note(f"{path}: damaged ({error.cause}); moved to {session.folder.set_aside(path)}")
     return {trial: _need(session, trial, retry and session.request.shard is None) for trial in plan.trials}
 
 

@@ -34,6 +34,11 @@ class ResultsFolder:
         """Paths of every points file there is, by name."""
         return sorted((self.root / "points").glob("*.parquet"))
 
+    def copied_points(self) -> list[Path]:
+        """Paths of points files whose names do not end with a key, as those of trials do."""
+        ours = set((self.root / "points").glob(f"*-{KEY}.parquet"))
+        return [path for path in self.all_points() if path not in ours]
+
     def points_of(self, label: str) -> list[Path]:
         """Paths of the points files of <codec>-<point>-<dataset>, under any key."""
         return sorted((self.root / "points").glob(f"{_literal(label)}-{KEY}.parquet"))

@@ -74,11 +74,14 @@ def test_damaged_files_are_set_aside_and_done_again(tmp_path):
         (path,) = (request.out / table).glob(f"mine-p{number}-*")
         damage(path)
         paths.append(path)
+    (whole,) = (request.out / "points").glob("mine-p10-*")
+    copy = whole.with_name("mine-p10 (copy).parquet")
+    shutil.copy(whole, copy)  # every reader would count it
     summary = run(request)
     assert summary.exit_code == 0 and len(summary.done) == len(DAMAGE) and len(summary.existing) == 1
     assert_equal(before, tables(request.out))
-    assert len(list(folder.damaged.iterdir())) == len(DAMAGE)
-    for path in paths:
+    assert len(list(folder.damaged.iterdir())) == len(DAMAGE) + 1
+    for path in [*paths, copy]:
         assert any(note.startswith(f"{path}: damaged (") and "moved to" in note for note in summary.notes)
     assert {path: path.stat().st_mtime_ns for path in undamaged} == undamaged
     assert len(run(request).existing) == len(points)
