@@ -2,6 +2,8 @@
 
 from collections import deque
 from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +15,7 @@ from hfdbench.metrics.distribution.patches import patches
 from hfdbench.metrics.networks.extractors import Extractor, Network
 from hfdbench.pipeline.session import FEATURE_ROWS, Session
 from hfdbench.results import schema
-from hfdbench.results.work import finish
+from hfdbench.results.work import Pieces, finish
 
 Patch = tuple[int, int, np.ndarray]  # top, left, pixels
 
@@ -75,44 +77,56 @@ class FeatureBuffer:
             self._pieces.add(image, pa.table([*columns, column], schema=schema.features_schema(self._dimensions)))
 
 
-def describe_originals(session: Session, dataset: Dataset, extractor: Extractor) -> None:
-    """Store a network's features of a dataset's originals.
+def describe_originals(session: Session, dataset: Dataset, extractors: Iterable[Extractor]) -> None:
+    """Store networks' features of a dataset's originals; each picture is read once.
 
     Raises
     ------
     UsageError
         The whole set does not give the patches that its card states, or they are of several sizes.
     """
-    path = session.reference(dataset, extractor)
-    count = len(dataset.names)
-    with session.lock(path.stem):
-        if path.exists():
-            return session.progress.advance(len(session.images(count)))
-        mine, columns = session.images(count), schema.features_schema(extractor.dimensions)
-        pieces = session.pieces(path.stem, "features", columns, "features", mine)
-        missing = pieces.missing(mine)
-        session.progress.advance(len(mine) - len(missing))
-        buffer = FeatureBuffer(session.instruments.network(extractor.name), extractor.dimensions, pieces)
-        try:
-            with pieces:
-                for image in missing:
-                    buffer.add(image, _readable_patches(dataset, image))
-                    session.progress.advance()
+    count, mine = len(dataset.names), session.images(len(dataset.names))
+    with ExitStack() as held:
+        tables: dict[Path, tuple[Pieces, FeatureBuffer]] = {}
+        for extractor in sorted(extractors, key=lambda one: one.key):  # two runs lock them in one order
+            path = session.reference(dataset, extractor)
+            held.enter_context(session.lock(path.stem))
+            if path.exists():
+                session.progress.advance(len(mine))
+                continue
+            columns = schema.features_schema(extractor.dimensions)
+            pieces = session.pieces(path.stem, "features", columns, "features", mine)
+            network = session.instruments.network(extractor.name)
+            tables[path] = pieces, FeatureBuffer(network, extractor.dimensions, pieces)
+        _describe(session, dataset, mine, list(tables.values()))
+        for path, (pieces, _) in tables.items() if not session.request.shard else ():
+            if dataset.expected_patches is not None:
+                found = sum(len(batch) for batch in pieces.batches())
+                if found != dataset.expected_patches and _all_readable(dataset):
+                    raise UsageError(
+                        f"dataset {dataset.id}: {found:,} patches where its card says {dataset.expected_patches:,}; "
+                        "fetch the images again or fix the card"
+                    )
+            session.report_conflicts(pieces)
+            pieces.merge(path, {**session.environment, "dataset_sha256": dataset.sha256}, FEATURE_ROWS, count)
+            finish(session.folder, path.stem)
+
+
+def _describe(session: Session, dataset: Dataset, mine: range, tables: list[tuple[Pieces, FeatureBuffer]]) -> None:
+    try:
+        with ExitStack() as flushed:
+            for pieces, _ in tables:
+                flushed.enter_context(pieces)
+            for image in mine:
+                if lacking := [buffer for pieces, buffer in tables if image not in pieces]:
+                    cut = _readable_patches(dataset, image)
+                    for buffer in lacking:
+                        buffer.add(image, cut)
+                session.progress.advance(len(tables))
+            for _, buffer in tables:
                 buffer.finish()
-        except ValueError as error:  # patches of several sizes
-            raise UsageError(f"dataset {dataset.id}: {error}") from None
-        if session.request.shard:
-            return
-        if dataset.expected_patches is not None:
-            found = sum(len(batch) for batch in pieces.batches())
-            if found != dataset.expected_patches and _all_readable(dataset):
-                raise UsageError(
-                    f"dataset {dataset.id}: {found:,} patches where its card says {dataset.expected_patches:,}; fetch the "
-                    "images again or fix the card"
-                )
-        session.report_conflicts(pieces)
-        pieces.merge(path, {**session.environment, "dataset_sha256": dataset.sha256}, FEATURE_ROWS, count)
-        finish(session.folder, path.stem)
+    except ValueError as error:  # patches of several sizes
+        raise UsageError(f"dataset {dataset.id}: {error}") from None
 
 
 def _readable_patches(dataset: Dataset, image: int) -> list[Patch]:

@@ -275,8 +275,8 @@ def _do(session: Session, todo: dict[Trial, Need], outcome: Outcome, mode: Mode)
         decodes = [trial for trial, need in todo.items() if need.decode]
         counts = [len(d.names) for d, _ in references] + [len(t.dataset.names) for t in [*encodes.values(), *decodes]]
         session.progress.start(sum(len(session.images(count)) for count in counts), "images")
-        for dataset, extractor in references:
-            describe_originals(session, dataset, extractor)
+        for dataset in datasets.values():
+            describe_originals(session, dataset, [each for of, each in references if of is dataset])
         _encode_all(session, todo, outcome, pool)
     with _pool(session, "decoder", todo) as pool:
         return _decode_all(session, todo, outcome, pool, {}, merging=mode in MERGING)

@@ -75,7 +75,10 @@ def write_batches(
     schema = schema.with_metadata({RUN: text})
     with replacing(path, once=once) as temporary, open(temporary, "w+b") as file:
         _lock(file.fileno())  # freed by the kernel when this process dies: how `sweep` knows an orphan
-        with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+        words = [column.name for column in schema if pa.types.is_string(column.type)]  # what may come twice
+        with pq.ParquetWriter(
+            file, schema, compression="zstd", write_page_checksum=True, use_dictionary=words or False
+        ) as writer:
             count = 0
             for table in _regrouped(schema, batches, rows):
                 writer.write_table(table, row_group_size=rows)

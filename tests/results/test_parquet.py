@@ -53,7 +53,7 @@ def test_row_groups_of_some_images_alone(tmp_path):
     assert not list(parquet.read_batches(path, NUMBERS, range(40, 50)))
     data = bytearray(path.read_bytes())
     last = pq.read_metadata(path).row_group(4).column(1)
-    data[last.dictionary_page_offset + last.total_compressed_size - 3] ^= 0xFF
+    data[last.data_page_offset + last.total_compressed_size - 3] ^= 0xFF
     path.write_bytes(data)
     assert pa.Table.from_batches(parquet.read_batches(path, NUMBERS, range(9, 17))).equals(numbers(8, 24))
     for images in (None, range(30, 40)):

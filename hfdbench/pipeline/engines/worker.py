@@ -155,8 +155,7 @@ class Bench:
         session = Session(part, ResultsFolder(part.out), self._instruments, Silent())
         if unit.stage == "originals":
             dataset = next(t.dataset for t in self._plan.trials if t.dataset.id == unit.key)
-            for name in unit.networks:
-                describe_originals(session, dataset, self._instruments.extractors[name])
+            describe_originals(session, dataset, [self._instruments.extractors[name] for name in unit.networks])
             return session.notes, Outcome({})
         needs = dict(unit.needs)
         todo = {trial: needs[trial.name] for trial in self._plan.trials if trial.name in needs}
