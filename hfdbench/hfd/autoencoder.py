@@ -16,6 +16,7 @@ import itertools
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
@@ -260,17 +261,19 @@ class Autoencoder(nn.Module):
             `compress` writes another stream for these latents: this one is damaged, or of another model or size. The coder itself
             decodes any bytes to something.
         """
-        decoder, again = RansDecoder(), BufferedRansEncoder()
+        decoder = RansDecoder()
+        decoded: list[tuple[list[int], list[int]]] = []  # symbols and rows of their tables
         # The coder reads past the end of a damaged stream, at most four bytes a symbol: let it find zeros there.
         decoder.set_stream(stream + bytes(4 * self.symbols(shape) + 64))
 
         def pull(index: Tensor, table) -> Tensor:
             rows = index.flatten().tolist()
             symbols = decoder.decode_stream(rows, *table)
-            if symbols and not -LARGEST_SYMBOL <= min(symbols) <= max(symbols) <= LARGEST_SYMBOL:
+            found = np.array(symbols, np.int32)
+            if found.size and not -LARGEST_SYMBOL <= found.min() <= found.max() <= LARGEST_SYMBOL:
                 raise StreamError(DAMAGED)
-            again.encode_with_indexes(symbols, rows, *table)
-            return torch.from_numpy(np.array(symbols, np.int32))  # torch.tensor reads a list slower
+            decoded.append((symbols, rows))
+            return torch.from_numpy(found)  # torch.tensor reads a list slower
 
         z_shape = (1, self.config.hyper, shape[0] // 4, shape[1] // 4)
         symbols = pull(self._bottleneck_index(z_shape), self._bottleneck_table).reshape(z_shape)
@@ -282,6 +285,10 @@ class Autoencoder(nn.Module):
             return symbols
 
         y_hat = self._code_groups(contexts, rate, code)
+        again, (hyper, *latents) = BufferedRansEncoder(), decoded
+        again.encode_with_indexes(*hyper, *self._bottleneck_table)
+        symbols, rows = (list(chain.from_iterable(parts)) for parts in zip(*latents, strict=True))
+        again.encode_with_indexes(symbols, rows, *self._gaussian_table)  # at once: each call copies its table
         if again.flush() != stream:
             raise StreamError(DAMAGED)
         return y_hat
