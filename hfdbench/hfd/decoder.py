@@ -161,6 +161,7 @@ class Decoder(nn.Module):
         whitening = torch.linalg.inv(root)
         outers = [window.outer for window in windows]
         view = _cut(x_hat, outers, device)
+        below = _interleaved(view)
         known = torch.stack([window.known for window in windows])[:, None].to(device)
         finished = recolour(whitening, (_cut(done, outers, device) - view) / how.strength) if known.any() else None
         rates = torch.tensor([rate], device=device)  # one entry for all: a batch is computed as its parts would be
@@ -169,8 +170,7 @@ class Decoder(nn.Module):
             seen = torch.cat([latents[..., t // 16 : b // 16, a // 16 : c // 16] for t, b, a, c in outers]).to(device)
 
         def fresh(step: int) -> Tensor:
-            field = torch.cat([noise(seed, step, outer) for outer in outers])
-            return how.temperature * field.to(device).contiguous(memory_format=torch.channels_last)
+            return how.temperature * torch.cat([noise(seed, step, outer).to(device) for outer in outers])
 
         once, noisiest = how.solver == "once", torch.tensor([-LOG_SNR_LIMIT], dtype=torch.float64)
         log_snrs, kept = (noisiest, self.config.noise) if once else (how.log_snrs(), 0.0)
@@ -185,8 +185,8 @@ class Decoder(nn.Module):
             # A CPU's kernels are chosen by the size of the batch, too, and round differently: there one window at a time.
             many = 1 if device.type == "cpu" else len(windows)
             latents_of = [None] * len(windows) if seen is None else seen.split(many)
-            parts = zip(z.split(many), view.split(many), latents_of, strict=False)
-            v = torch.cat([self(noisy, below, level, rates, y) for noisy, below, y in parts])
+            parts = zip(_interleaved(z).split(many), below.split(many), latents_of, strict=False)
+            v = torch.cat([self(*images, level, rates, y).contiguous() for *images, y in parts])
             r = ((alpha + kept) * z).sub_(sigma * v)
             image = recolour(root, r).add_(view).clamp_(0, 1)  # keep r where images can be
             r = recolour(whitening, image.sub_(view))
@@ -210,7 +210,7 @@ class Decoder(nn.Module):
 
 
 def _cut(image: np.ndarray, boxes, device) -> Tensor:
-    """Boxes of a uint8 image as a float batch in [0, 1], channels last in memory; beyond its end its last row and column."""
+    """Boxes of a uint8 image as a float batch in [0, 1]; beyond its end its last row and column."""
     height, width = image.shape[:2]
     stack = np.stack(
         [
@@ -218,10 +218,15 @@ def _cut(image: np.ndarray, boxes, device) -> Tensor:
             for top, bottom, left, right in boxes
         ]
     )
-    return torch.from_numpy(stack).to(device).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(stack).to(device).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def _interleaved(x: Tensor) -> Tensor:
+    """A copy with the channels last in memory, as networks see images: which of its kernels torch takes depends on that."""
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def recolour(matrix: Tensor, x: Tensor) -> Tensor:
     """Apply N x 3 x 3 (or 1 x 3 x 3) matrices to the colours of N x 3 x H x W."""
     matrix = matrix.expand(len(x), 3, 3)
-    return torch.einsum("nij,njhw->nihw", matrix, x).contiguous(memory_format=torch.channels_last)
+    return torch.einsum("nij,njhw->nihw", matrix, x)

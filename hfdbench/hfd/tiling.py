@@ -66,7 +66,7 @@ def noise(seed: int, step: int, box: Box) -> Tensor:
     top, bottom, left, right = box
     first_row, first_column = top // NOISE_BLOCK, left // NOISE_BLOCK
     rows, columns = -(-bottom // NOISE_BLOCK) - first_row, -(-right // NOISE_BLOCK) - first_column
-    field = torch.empty(rows * NOISE_BLOCK, columns * NOISE_BLOCK, 3)
+    field = torch.empty(3, rows * NOISE_BLOCK, columns * NOISE_BLOCK)
     generator = torch.Generator()
     for row in range(rows):
         for column in range(columns):
@@ -76,6 +76,7 @@ def noise(seed: int, step: int, box: Box) -> Tensor:
                 slice(row * NOISE_BLOCK, (row + 1) * NOISE_BLOCK),
                 slice(column * NOISE_BLOCK, (column + 1) * NOISE_BLOCK),
             )
-            field[place] = torch.randn(NOISE_BLOCK, NOISE_BLOCK, 3, generator=generator)
+            drawn = torch.randn(NOISE_BLOCK, NOISE_BLOCK, 3, generator=generator)
+            field[:, *place] = drawn.permute(2, 0, 1)
     y, x = first_row * NOISE_BLOCK, first_column * NOISE_BLOCK
-    return field[top - y : bottom - y, left - x : right - x].permute(2, 0, 1)[None]
+    return field[None, :, top - y : bottom - y, left - x : right - x]
