@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,7 +75,7 @@ def write_batches(
     schema = schema.with_metadata({RUN: text})
     with replacing(path, once=once) as temporary, open(temporary, "w+b") as file:
         _lock(file.fileno())  # freed by the kernel when this process dies: how `sweep` knows an orphan
-        words = [column.name for column in schema if pa.types.is_string(column.type)]  # what may come twice
+        words: Any = [column.name for column in schema if pa.types.is_string(column.type)]  # what may come twice
         with pq.ParquetWriter(
             file, schema, compression="zstd", write_page_checksum=True, use_dictionary=words or False
         ) as writer:

@@ -464,7 +464,7 @@ def lose_a_node(request: Request, cluster) -> Counted:
     found = carry_out(request, Engine(engine="ray", address=address), progress)
     killer.join()
     whole = run(replace(request, out=request.out.with_name("whole")))
-    assert found.done == whole.done and found.done, (found.failed, progress.notes)
+    assert found.done == whole.done and found.done, (found.failed, progress._notes)
     assert_equal(tables(request.out.with_name("whole")), tables(request.out))  # distances too, to the bit
     total, done = progress.counts["units"]
     assert total == done and 0 < left[0] < total  # every unit landed once

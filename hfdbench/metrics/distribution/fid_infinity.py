@@ -11,7 +11,7 @@ one pass over the features. SIZES sizes are equally spaced from SMALLEST, as in 
 
 import numpy as np
 
-from hfdbench.metrics.distribution.blocks import given_back
+from hfdbench.metrics.distribution.blocks import chosen
 from hfdbench.metrics.distribution.frechet import Moments, frechet_distance
 
 SMALLEST = 5000  # patches, as in the paper: the line bends where n is not well above the 2048 dimensions
@@ -45,8 +45,7 @@ def fid_infinity(
         moments = Moments(test.shape[1]), Moments(test.shape[1])
         for start, end in zip([0, *ends], ends, strict=False):
             for side, features in zip(moments, (reference, test), strict=True):
-                side.update(features[order[start:end]])
-                given_back(features)
+                side.update(chosen(features, order[start:end]))
             counts.append(end)
             distances.append(frechet_distance(*moments))
     _, level = np.polyfit(1 / np.array(counts), distances, 1)

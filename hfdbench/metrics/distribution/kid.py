@@ -10,7 +10,7 @@ features, and no deviation (None).
 
 import numpy as np
 
-from hfdbench.metrics.distribution.blocks import finite, given_back, spans
+from hfdbench.metrics.distribution.blocks import chosen, finite, given_back, spans
 
 SUBSETS = 100
 SUBSET_SIZE = 1000
@@ -44,18 +44,12 @@ def subset_values(
     if len(a) * len(b) <= subsets * subset_size**2:  # every kernel value once is fewer than every subset's
         return _mmd2(a, b, *(_members(len(x), [draw[side] for draw in draws]) for side, x in enumerate((a, b))))
     all_of_it = np.ones((subset_size, 1))
-    return np.array([_mmd2(_rows(a, of_a), _rows(b, of_b), all_of_it, all_of_it)[0] for of_a, of_b in draws])
+    return np.array([_mmd2(chosen(a, of_a), chosen(b, of_b), all_of_it, all_of_it)[0] for of_a, of_b in draws])
 
 
 def of_features(reference: np.ndarray, test: np.ndarray, image_of_patch: np.ndarray) -> tuple[float, float | None]:
     """KID and its deviation, seed 0, as the registry asks for them."""
     return kid(reference, test, seed=0)
-
-
-def _rows(features: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    rows = features[indices]
-    given_back(features)
-    return rows
 
 
 def _members(count: int, subsets: list[np.ndarray]) -> np.ndarray:
