@@ -58,11 +58,15 @@ def targets(results: Results | Path, dataset: str, first: int = 10) -> list[Verd
             "KID at most half its base's at the two lowest rates, PSNR loss under 3 dB: hfd",
             lambda: _halved(stored, "hfd", "elic-mse"),
         ),
+        ("the same: hfd-elic-v5-fast", lambda: _halved(stored, "hfd-elic-v5-fast", "elic-v5")),
         ("the same: hfd-avif", lambda: _halved(stored, "hfd-avif", "avif")),
         (
             "KID and FID of hfd below plain grain's, FID's interval at the two lowest rates too",
-            lambda: _below_grain(stored),
+            lambda: _below_grain(stored, "hfd", "elic-grain"),
         ),
+        ("the same: hfd-elic-v5-fast", lambda: _below_grain(stored, "hfd-elic-v5-fast", "elic-v5-grain")),
+        ("the same: hfd-avif", lambda: _below_grain(stored, "hfd-avif", "avif-grain")),
+        ("the same: hfd-jpeg", lambda: _below_grain(stored, "hfd-jpeg", "jpeg-grain")),
         ("hfd-jpeg at q12 to q25: KID at most half JPEG's, PSNR at most 0.5 dB below", lambda: _on_jpeg(stored)),
         ("samples: power of every octave 0.8 to 1.2 of the original residual's", _elsewhere(sampled)),
     ]
@@ -167,13 +171,13 @@ def _halved(stored: _Stored, codec: str, base: str) -> list[tuple[str, bool]]:
     return lines
 
 
-def _below_grain(stored: _Stored) -> list[tuple[str, bool]]:
+def _below_grain(stored: _Stored, codec: str, grain: str) -> list[tuple[str, bool]]:
     lines = []
-    for place, (point, row) in enumerate(stored.both("hfd", "elic-grain", "kid", "fid").iterrows()):
+    for place, (point, row) in enumerate(stored.both(codec, grain, "kid", "fid").iterrows()):
         kid, fid = row["kid"] - row["kid_of_b"], row["fid"] - row["fid_of_b"]
         line, kept = f"{point}: KID x 1000 {1000 * kid:+.1f}, FID {fid:+.1f}", kid < 0 and fid < 0
         if place < 2:
-            estimates = [stored.estimate(codec, str(point), "fid") for codec in ("hfd", "elic-grain")]
+            estimates = [stored.estimate(name, str(point), "fid") for name in (codec, grain)]
             low, high = (estimates[0] - estimates[1]).interval()
             line, kept = f"{line} [{low:+.1f}, {high:+.1f}]", kept and high < 0
         lines.append((line, bool(kept)))
