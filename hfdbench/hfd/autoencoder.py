@@ -16,7 +16,6 @@ import itertools
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
 
 import numpy as np
 import torch
@@ -287,7 +286,7 @@ class Autoencoder(nn.Module):
         y_hat = self._code_groups(contexts, rate, code)
         again, (hyper, *latents) = BufferedRansEncoder(), decoded
         again.encode_with_indexes(*hyper, *self._bottleneck_table)
-        symbols, rows = (list(chain.from_iterable(parts)) for parts in zip(*latents, strict=True))
+        symbols, rows = (list(itertools.chain.from_iterable(parts)) for parts in zip(*latents, strict=True))
         again.encode_with_indexes(symbols, rows, *self._gaussian_table)  # at once: each call copies its table
         if again.flush() != stream:
             raise StreamError(DAMAGED)
