@@ -57,7 +57,9 @@ def caveats(rows: Iterable[Mapping[Any, Any]], columns: Iterable[str]) -> tuple[
         name, network = METRICS[column].name, NETWORKS[column]
         labels = {str(row["fid_label"]) for row in mine if row.get("fid_label")} - {PUBLISHED}
         if network == "inception" and labels:
-            notes.append(f"{column} is {', '.join(sorted(labels))}: not comparable with published values")
+            notes.append(
+                f"{column} is {', '.join(sorted(labels)).replace('FID', name)}: not comparable with published values"
+            )
         patches = [int(row["fid_patches"]) for row in mine if row.get("fid_patches")]
         notes += filter(None, [small_sample_note(column, min(patches, default=None))])
         few = sorted({int(row["images"]) for row in mine if row["images"] < fewest_images(column)})
