@@ -62,7 +62,7 @@ class Log:
 
     def __init__(self, path: Path, start: int):
         self._path = path
-        if path.exists():
+        if path.is_file():
             lines = path.read_text().splitlines(keepends=True)
             with replacing(path) as temporary:
                 temporary.write_text(
