@@ -3,8 +3,8 @@
     points/    images/   features/   quality/   streams/    one Parquet file per trial (features: and network, quality: and metric)
     work/<key>/                  pieces of tables that are not finished; work/shard-….json: what a shard was part of
     damaged/                     files that were found damaged, kept to be looked at
-    cache/  matched/             bootstrap draws, slow pictures, sizes of streams; cards of `hfdbench match`
-    points.parquet images.parquet draws.parquet    a packed folder (`hfdbench.results.golden`): all trials in three files
+    cache/  matched/             what images do to distances, slow pictures, sizes of streams; cards of `hfdbench match`
+    points.parquet images.parquet deviations.parquet    a packed folder (`hfdbench.results.golden`): all trials in three files
 
 Conventions: a trial's files bear its name, <codec>-<point>-<dataset>-<trial key>. Folders of schema version 1 have crops/
 in place of images/; they are read, and new files go to images/.
