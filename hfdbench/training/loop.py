@@ -58,18 +58,20 @@ class Pass:
 
 
 class Log:
-    """Means of what the steps return, a line of JSON every `LOG_EVERY` steps; lines after step `start` are dropped."""
+    """Means of what the steps return, a line of JSON every `LOG_EVERY` steps."""
 
-    def __init__(self, path: Path, start: int):
+    def __init__(self, path: Path):
         self._path = path
-        if path.is_file():
-            lines = path.read_text().splitlines(keepends=True)
-            with replacing(path) as temporary:
-                temporary.write_text(
-                    "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start)
-                )
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
+
+    def cut(self, start: int) -> None:
+        """Drop the lines after a step: a training goes on from there."""
+        if self._path.is_file():
+            lines = self._path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start]
+            with replacing(self._path) as temporary:
+                temporary.write_text("".join(kept))
 
     def add(self, values: dict[str, Tensor]) -> None:
         for key, value in values.items():
@@ -210,7 +212,10 @@ def train(
         rng = np.random.default_rng((recipe.seed, step, rank))
         return task.draw(count, rng), int(rng.integers(2**63))
 
-    written, began, kept_s = Log(out / "log.jsonl", start), time.monotonic(), 0.0
+    limited = stop_after_s is not None or finish_after_s is not None
+    written, began, kept_s = Log(out / "log.jsonl"), time.monotonic(), 0.0
+    if fabric.is_global_zero:
+        written.cut(start)
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices=devices),
@@ -240,24 +245,22 @@ def train(
             step += 1
             bar.update()
             elapsed_s = time.monotonic() - began
-            if fabric.world_size > 1:  # clocks differ, and all processes must end with the same step
+            if limited and fabric.world_size > 1:  # clocks differ, and all processes must end with the same step
                 elapsed_s = fabric.broadcast(elapsed_s)
             last = step == recipe.steps or (finish_after_s is not None and spent_s + elapsed_s >= finish_after_s)
             if fabric.is_global_zero and (step % LOG_EVERY == 0 or last):
                 bar.set_postfix(written.write(step=step, learning_rate=rate, elapsed_s=round(elapsed_s, 1)))
             late = stop_after_s is not None and elapsed_s > stop_after_s
-            if elapsed_s - kept_s >= keep_every_s or last or late:
+            if fabric.is_global_zero and (elapsed_s - kept_s >= keep_every_s or last or late):
                 kept_s = elapsed_s
-                fabric.barrier()
-                if fabric.is_global_zero:
-                    checkpoint.write(
-                        modules={name: module.state_dict() for name, module in task.modules.items()},
-                        optimizers={name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-                        average=average.module.state_dict(),
-                        step=step,
-                        spent_s=spent_s + elapsed_s,
-                    )
-                    plots.loss_curves(out / "log.jsonl", out / "loss.png")
+                checkpoint.write(
+                    modules={name: module.state_dict() for name, module in task.modules.items()},
+                    optimizers={name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+                    average=average.module.state_dict(),
+                    step=step,
+                    spent_s=spent_s + elapsed_s,
+                )
+                plots.loss_curves(out / "log.jsonl", out / "loss.png")
             if last:
                 break
             if late:
