@@ -49,14 +49,17 @@ SPECTRUM_CLAIM = (
     "HFD+ brings back high frequencies: its residual's power spectrum is closer to the original's than HFD's"
 )
 
-# Samplings of the variants, over the card's own. Steps are compared with all of the detail added, solvers as trained.
+# Samplings of the variants, over the card's own: full samples.
+_SAMPLE = {"mean": 0.0, "grain": 0.0}
 VARIANTS: dict[str, tuple[str, dict]] = {
-    **{f"hfd.shift-{shift}": ("hfd", {"shift": shift}) for shift in (0.5, 1.0, 2.0)},
-    **{f"hfd.gamma-{gamma}": ("hfd", {"gamma": gamma}) for gamma in (0.0, 0.5, 1.0)},
-    **{f"hfd.steps-{steps}": ("hfd", {"steps": steps, "strength": 1.0}) for steps in (*STEPS, MANY)},
-    **{f"hfd-rf.steps-{steps}": ("hfd-rf", {"steps": steps, "strength": 1.0}) for steps in STEPS},
-    "hfd.whole": ("hfd", {"tile": 0}),
-    "hfd.tiles-128": ("hfd", {"tile": 128}),
+    **{f"hfd.shift-{shift}": ("hfd", {"shift": shift, **_SAMPLE}) for shift in (0.5, 1.0, 2.0)},
+    **{
+        f"hfd.gamma-{gamma}": ("hfd", {"solver": "ancestral", "gamma": gamma, **_SAMPLE}) for gamma in (0.0, 0.5, 1.0)
+    },
+    **{f"hfd.steps-{steps}": ("hfd", {"steps": steps, **_SAMPLE}) for steps in (*STEPS, MANY)},
+    **{f"hfd-rf.steps-{steps}": ("hfd-rf", {"steps": steps, **_SAMPLE}) for steps in STEPS},
+    "hfd.whole": ("hfd", {"tile": 0, **_SAMPLE}),
+    "hfd.tiles-128": ("hfd", {"tile": 128, **_SAMPLE}),
 }
 
 

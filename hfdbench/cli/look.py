@@ -20,7 +20,7 @@ from hfdbench.cli.options import (
     Thing,
     Workers,
 )
-from hfdbench.cli.terminal import Bar, chosen, complain, filtered
+from hfdbench.cli.terminal import Bar, chosen, complain, filtered, without_older
 from hfdbench.datasets.ids import parse_id
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def report(
         print(written.path)
         return
     results = Results(out)
+    without_older(results)
     points = filtered(results.points(), codec, dataset)
     titles = {card.id: card.title for card in find_cards(DatasetCard, cards or ()).values() if card.title}
     over = others.read(out) if published or published_system else None
@@ -126,6 +127,9 @@ def show(
     intervals: Annotated[
         bool, typer.Option("--intervals", help="With 95 % intervals, those that take seconds.")
     ] = False,
+    older: Annotated[
+        bool, typer.Option("--older", help="Older measurements of a point too, and when each began.")
+    ] = False,
     out: Out = Path("results"),
 ) -> None:
     """Print stored points as a table, means over seeds. In LaTeX and Markdown the best value at each rate is bold."""
@@ -135,9 +139,12 @@ def show(
     from hfdbench.results.stored import Results
 
     results = Results(out)
-    points = mean_of_seeds(filtered(results.points(), codec, dataset)).sort_values(["dataset", "codec", "bpp"])
+    if not older:
+        without_older(results)
+    points = mean_of_seeds(filtered(results.points(older=older), codec, dataset))
+    points = points.sort_values(["dataset", "codec", "bpp"])
     every = columns == "all" or (columns is None and (json or form in (Form.json, Form.csv)))
-    chosen = None if every else with_spreads(shown_columns(points), points)
+    chosen = None if every else [*with_spreads(shown_columns(points), points), *(["measured"] if older else [])]
     if columns not in (None, "all"):
         chosen = [name.strip() for name in columns.split(",")]
     found = stored_intervals(results) if intervals else None

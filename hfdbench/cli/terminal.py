@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from hfdbench.pipeline.run import Summary
+    from hfdbench.results.stored import Results
 
 
 def filtered(points: "pd.DataFrame", codecs: list[str] | None, datasets: list[str] | None) -> "pd.DataFrame":
@@ -28,6 +29,18 @@ def filtered(points: "pd.DataFrame", codecs: list[str] | None, datasets: list[st
         if names:
             kept = kept[kept[column].isin(names)]
     return kept
+
+
+def without_older(results: "Results") -> None:
+    """Say what a table or figure leaves out because the same point was measured again."""
+    if older := results.older():
+        first = older[0].row
+        more = f" and {len(older) - 1} more" if len(older) > 1 else ""
+        print(
+            f"left out: measured again since: {first['codec']} {first['point']} on {first['dataset']}{more}; "
+            "hfdbench show --older shows both",
+            file=sys.stderr,
+        )
 
 
 def chosen(device: Device) -> str:

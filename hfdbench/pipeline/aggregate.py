@@ -321,6 +321,9 @@ def feature_row(
     values: dict[str, Any] = {metric.identity: made for metric in metrics if metric.identity}
     if extractor.column:
         values[extractor.column] = frechet_distance(originals, ours)
+    count = ours.count
+    del ours, originals  # memory of the others, as what Arrow keeps of the pieces that were read
+    pa.default_memory_pool().release_unused()
     reasons = []
     others = [metric for metric in metrics if metric.interval != "frechet"]
     arrays = (reference.array, test.array, test.images()) if others else ()
@@ -332,5 +335,5 @@ def feature_row(
             reasons.append(f"no {METRICS[columns[0]].name}: {error}")
     if inception:
         values["fid_label"] = weights_label(extractor.sha256)
-        values |= {"fid_patches": ours.count, "fid_protocol": protocol}
+        values |= {"fid_patches": count, "fid_protocol": protocol}
     return values, "; ".join(reasons)

@@ -193,15 +193,32 @@ class Results:
         """List the newest measurement of every point, by name."""
         return newest(self.trials())
 
-    def points(self) -> "pd.DataFrame":
-        """Return the whole points table, one row per trial, by name. Raises UsageError when it is empty."""
-        trials = self.trials()
+    def points(self, *, older: bool = False) -> "pd.DataFrame":
+        """Return the points table, a row for the newest measurement of each point, by name.
+
+        Parameters
+        ----------
+        older : bool
+            With the older measurements too, of former versions of a codec, say; `measured` says when each began, in UTC.
+
+        Raises
+        ------
+        UsageError
+            It is empty.
+        """
+        trials = self.trials() if older else self.newest()
         if not trials:
             raise UsageError(
                 f"{self.folder.root / 'points'}: no points yet; "
                 f"hfdbench run --codec jpeg --dataset samples --out {self.folder.root}"
             )
-        return pa.Table.from_pylist([dict(trial.row) for trial in trials], POINTS).to_pandas()
+        points = pa.Table.from_pylist([dict(trial.row) for trial in trials], POINTS).to_pandas()
+        return points.assign(measured=[trial.metadata.get("started_utc") for trial in trials]) if older else points
+
+    def older(self) -> list[StoredTrial]:
+        """List what a newer measurement of the same point stands in for, by name."""
+        newest = {trial.name for trial in self.newest()}
+        return [trial for trial in self.trials() if trial.name not in newest]
 
     def commit(self) -> str:
         """Return the commits of hfdbench that the points were measured with, joined by commas."""

@@ -11,7 +11,7 @@ frequency, lowest first.
     python tests/bench/bench_decoder_held_out.py weights.safetensors --data photos/ --point q12 \\
         --way '{"solver": "multistep", "steps": 16}' --way '{"solver": "none", "grain": 0.4}'
 
-Decoders of elic-v5 and other models of ours: `--base elic-v5`, and a point of that card.
+Decoders of elic-mse's streams: `--base elic-mse`, and a point of that card.
 
 Conventions: a way is a JSON object of hfdbench.hfd.decoder.Sampling's options; {"solver": "none"}, the base alone, comes first.
 Inception's weights are found as those of FID are (HFDBENCH_DATA). Finished ways are kept in --cache and not computed again.

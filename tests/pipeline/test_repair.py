@@ -2,12 +2,14 @@
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 from test_pipeline import assert_equal, codec, offline, one_file, pictures, tables  # noqa: F401  (offline is a fixture)
 
+from hfdbench import cli
 from hfdbench.cards.find import choose
 from hfdbench.cards.schema import CodecCard
 from hfdbench.errors import UsageError
@@ -186,7 +188,7 @@ def test_small_images_are_counted_and_named(tmp_path):
     assert "1 of 3 images are smaller than a patch of fid256 and count in no distance: tiny.png" in point["note"]
 
 
-def test_newest_does_not_trust_the_clock(tmp_path, monkeypatch):
+def test_newest_does_not_trust_the_clock(tmp_path, monkeypatch, capsys):
     """The same point measured again under another key, after the clock was set back."""
     request = Request(codecs=(codec(),), datasets=(pictures(tmp_path / "p", 2),), out=tmp_path / "out")
     run(request)
@@ -197,6 +199,18 @@ def test_newest_does_not_trust_the_clock(tmp_path, monkeypatch):
     results = Results(request.out)
     (newest,) = results.newest()
     assert len(results.trials()) == 2 and newest.key != old.key
+    assert len(results.points()) == 1 and [trial.key for trial in results.older()] == [old.key]
+
+    def show(*options):
+        monkeypatch.setattr("sys.argv", ["hfdbench", "show", "--out", str(request.out), *options])
+        with suppress(SystemExit):
+            cli.main()
+        return capsys.readouterr()
+
+    printed = show()
+    assert printed.out.count("\nmine ") == 1 and "left out: measured again since: mine a on " in printed.err
+    printed = show("--older")
+    assert printed.out.count("\nmine ") == 2 and "2099-01-01" in printed.out and not printed.err
 
 
 # ---- shards

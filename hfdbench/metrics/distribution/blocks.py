@@ -24,7 +24,7 @@ def given_back(features: np.ndarray) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def chosen(features: np.ndarray, indices: np.ndarray, rows: int = 250) -> np.ndarray:
+def chosen(features: np.ndarray, indices: np.ndarray, rows: int = 50) -> np.ndarray:
     """Rows in memory, a block at a time: reading one that lies alone brings its neighbours in the file into memory, too."""
     found = np.empty((len(indices), features.shape[1]), features.dtype)
     for span in spans(len(indices), rows):

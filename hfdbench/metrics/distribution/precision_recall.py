@@ -16,7 +16,7 @@ import numpy as np
 from hfdbench.metrics.distribution.blocks import given_back, mean, spans
 
 NEIGHBOURS = 3
-ROWS, COLUMNS = 1000, 4096  # of the matrix of distances held at a time
+ROWS, COLUMNS = 1000, 2048  # of the matrix of distances held at a time
 
 
 def precision_recall(reference: np.ndarray, test: np.ndarray, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
