@@ -14,16 +14,18 @@ from hfdbench.results.golden import pack
 from hfdbench.results.stored import Results
 
 GOLDEN = Path(__file__).parents[2] / "results" / "golden" / "kodak"
-DECODERS = ("elic-mse", "elic-grain", "hfd", "hfd-rf", "hfd-plus", "hfd-fast", "hific", "po-elic", "dirac")
+# How many points: the slower ablations were measured at the two lowest rates alone.
+DECODERS = dict.fromkeys(("elic-mse", "elic-grain", "hfd", "hfd-fast", "hific", "po-elic"), 5)
+DECODERS |= dict.fromkeys(("hfd-rf", "hfd-plus", "dirac"), 2)
 
 
 def test_every_decoder_is_there_on_the_streams_of_elic_mse():
     points = Results(GOLDEN).points().query("dataset == 'kodak' and status == 'ok'")
     rates = points[points.codec == "elic-mse"].set_index("point")["bytes"]
     assert len(rates) == 5
-    for codec in DECODERS:
+    for codec, count in DECODERS.items():
         mine = points[points.codec == codec]
-        assert len(mine) == 5, codec
+        assert len(mine) == count, codec
         assert all(row.bytes == rates[row.point] for row in mine.itertuples()), codec
 
 
