@@ -53,9 +53,7 @@ SPECTRUM_CLAIM = (
 _SAMPLE = {"mean": 0.0, "grain": 0.0}
 VARIANTS: dict[str, tuple[str, dict]] = {
     **{f"hfd.shift-{shift}": ("hfd", {"shift": shift, **_SAMPLE}) for shift in (0.5, 1.0, 2.0)},
-    **{
-        f"hfd.gamma-{gamma}": ("hfd", {"solver": "ancestral", "gamma": gamma, **_SAMPLE}) for gamma in (0.0, 0.5, 1.0)
-    },
+    **{f"hfd.gamma-{gamma}": ("hfd", {"solver": "ancestral", "gamma": gamma, **_SAMPLE}) for gamma in (0.0, 0.5, 1.0)},
     **{f"hfd.steps-{steps}": ("hfd", {"steps": steps, **_SAMPLE}) for steps in (*STEPS, MANY)},
     **{f"hfd-rf.steps-{steps}": ("hfd-rf", {"steps": steps, **_SAMPLE}) for steps in STEPS},
     "hfd.whole": ("hfd", {"tile": 0, **_SAMPLE}),
