@@ -9,6 +9,7 @@
 | dirac | v, read as the residual | squared error of r (Ghouse et al. 2023, "DIRAC") |
 | hfd-fast | v of the residual that two of a teacher's steps arrive at | squared error of v (Salimans and Ho 2022, progressive \
 distillation) |
+| mse | the residual, in one evaluation | squared error of the image, over the residual's power at its rate |
 | hific | the residual, in one evaluation | squared error, perceptual, GAN on latents (Mentzer et al. 2020, arXiv:2006.09965) |
 | po-elic | the residual, in one evaluation | Charbonnier, perceptual, style, hinge PatchGAN (He et al. 2022, "PO-ELIC") |
 | hfd-gan | the residual, from noise in one evaluation | hinge GAN on residuals beside reconstructions, squared error of their \
@@ -48,6 +49,7 @@ class Batch:
 Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 DIFFUSION = ("hfd", "hfd-rf", "hfd-plus", "dirac")
 PERCEPTUAL = ("hific", "po-elic")
+MSE = "mse"
 DISTILLED = "hfd-fast"
 OBJECTIVES = (*DIFFUSION, *AT_ONCE, DISTILLED)
 
@@ -133,6 +135,18 @@ def predict(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     latents = batch.latents if model.config.latents else None
     r = share * start - model(start, batch.reconstruction, log_snr, batch.rate, latents)
     return r, batch.reconstruction + recolour(model.root[batch.rate], r)
+
+
+def squared(model: Any) -> Loss:
+    """What PSNR asks for: the mean of all photographs behind a reconstruction; rates count by the share of their residual."""
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        _, image = predict(model, batch)
+        power = model.root[batch.rate].square().sum((1, 2)) / 3
+        share = (image - batch.image).square().mean((1, 2, 3)) / power
+        return share.mean(), {"share": share.mean()}
+
+    return loss
 
 
 def adversarial(

@@ -13,7 +13,9 @@ from hfdbench.hfd.autoencoder import STRIDE, AutoencoderConfig
 from hfdbench.hfd.network import NetworkConfig
 from hfdbench.training.pairs import GRID
 
-Objective = Literal["autoencoder", "hfd", "hfd-rf", "hfd-plus", "hfd-fast", "dirac", "hific", "po-elic", "hfd-gan"]
+Objective = Literal[
+    "autoencoder", "hfd", "hfd-rf", "hfd-plus", "hfd-fast", "dirac", "mse", "hific", "po-elic", "hfd-gan"
+]
 
 
 class Recipe(Table):

@@ -25,7 +25,7 @@ from hfdbench.hfd.sampling import Schedule
 from hfdbench.hfd.weights import build, configured, load_into, start_autoencoder
 from hfdbench.training import objectives, pairs, photos
 from hfdbench.training.adversaries import read_perceptual
-from hfdbench.training.objectives import DIFFUSION, DISTILLED, PERCEPTUAL, Batch, Loss
+from hfdbench.training.objectives import DIFFUSION, DISTILLED, MSE, PERCEPTUAL, Batch, Loss
 from hfdbench.training.recipe import Recipe
 
 
@@ -171,7 +171,7 @@ class DecoderTask:
             config = configured(NetworkConfig, dict(recipe.model) | {"rates": rates, "latents": seen})
             self.model = Decoder(config)
             self.modules: dict[str, nn.Module] = {"model": self.model}
-            if recipe.objective in AT_ONCE:
+            if recipe.objective in AT_ONCE and recipe.objective != MSE:
                 self.modules["critic"] = objectives.make_critic(recipe.objective, latents)
             if recipe.objective in PERCEPTUAL:
                 if perceptual is None:
@@ -203,6 +203,9 @@ class DecoderTask:
         if objective == DISTILLED:
             teacher = self.teacher.to(fabric.device).to(memory_format=torch.channels_last)
             yield "model", objectives.distillation(modules["model"], teacher, self.schedule, self.recipe.evaluations)
+            return
+        if objective == MSE:
+            yield "model", objectives.squared(modules["model"])
             return
         if objective not in PERCEPTUAL:
             yield from objectives.residual_gan(modules["model"], modules["critic"])

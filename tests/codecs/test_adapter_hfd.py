@@ -33,6 +33,7 @@ def files(tmp_path_factory):
         "hfd": write(decoder(), folder / "hfd.safetensors", "hfd"),
         "plus": write(decoder(sum(SMALL.groups)), folder / "plus.safetensors", "hfd-plus"),
         "hific": write(decoder(), folder / "hific.safetensors", "hific"),
+        "mse": write(decoder(seed=3), folder / "mse.safetensors", "mse"),
         "jpeg": write(decoder(), folder / "jpeg.safetensors", "hfd", "jpeg", ("q8", "q50")),
     }
 
@@ -100,6 +101,16 @@ def test_decoders_share_streams_and_seeds_decide(files, mse):
         one, again, other = (codec.decode(stream, seed=seed) for seed in (1, 1, 2))
         assert np.array_equal(one, again) and not np.array_equal(one, mse.decode(stream, seed=1))
         assert np.array_equal(one, other) == (name == "hific")  # a predictor has nothing to draw
+
+
+def test_a_better_mean_takes_the_place_of_the_samplers(files, mse):
+    image = picture(64, 100)
+    stream = mse.encode(image)
+    sampling = SAMPLING | {"mean": 1.0}
+    better = HFD([files["ae"], files["hfd"], files["mse"]], rate=1, sampling=sampling).decode(stream, seed=1)
+    alone = HFD([files["ae"], files["mse"]], rate=1, sampling={"solver": "once"}).decode(stream, seed=1)
+    assert np.abs(better.astype(int) - alone).max() <= 1
+    assert not np.array_equal(better, sampled(files, mean=1.0).decode(stream, seed=1))
 
 
 def test_decode_gives_what_the_autoencoder_reconstructs(mse):
@@ -183,6 +194,8 @@ def test_sizes_beyond_the_header_are_refused(mse):
         (["ae", "hfd"], {"sampling": {"steps": 0}}, "steps 0"),
         (["ae", "hfd"], {"sampling": {"solver": "once"}}, "a solver that samples"),
         (["ae", "hific"], {"sampling": SAMPLING}, 'solver "once"'),
+        (["ae", "hfd", "hific"], {"sampling": SAMPLING | {"mean": 0.5}}, r"hific\.safetensors .*objective mse"),
+        (["ae", "hfd", "mse", "mse"], {"sampling": SAMPLING | {"mean": 0.5}}, "4 weight files"),
         (["ae", "jpeg"], {"sampling": SAMPLING}, "decodes jpeg, not an autoencoder's streams"),
     ],
 )

@@ -403,7 +403,7 @@ def test_every_objective_trains(make_task, data, tmp_path, objective):
     assert weights == tmp_path / "weights.safetensors"
     said = lines(tmp_path)[-1]
     assert said["step"] == 4 and all(math.isfinite(value) for value in said.values())
-    gan = objective in AT_ONCE
+    gan = objective in AT_ONCE and objective != objectives.MSE
     assert gan == ("critic_loss" in said)
     model = (read_autoencoder if objective == "autoencoder" else read_decoder)(weights)
     assert model.metadata == {
@@ -449,6 +449,19 @@ def test_sample_grids_show_what_the_decoder_makes(make_task, objective):
 def test_plus_alone_sees_latents(make_task):
     for objective in objectives.OBJECTIVES:
         assert make_task(recipe(objective)).model.config.latents == (SMALL.latents if objective == "hfd-plus" else 0)
+
+
+def test_the_squared_error_is_of_the_image_over_the_residuals_power(make_task):
+    """Predicting nothing has the residual's power, 1 on average, at every rate; predicting the original has none."""
+    task = make_task(recipe("mse"))
+    batch = task.batch(*task.draw(64, np.random.default_rng(0)))
+    ((_, loss),) = task.passes(task.modules, None)
+    assert loss(batch)[0].item() == pytest.approx(1, abs=0.25)  # a new network says nothing
+    error = (batch.image - batch.reconstruction).square().mean((1, 2, 3))
+    power = torch.stack([torch.trace(task.model.root[k] @ task.model.root[k]) / 3 for k in batch.rate])
+    assert loss(batch)[0].item() == pytest.approx((error / power).mean().item(), rel=1e-4)
+    whole = replace(batch, reconstruction=batch.image)
+    assert loss(whole)[0].item() == 0
 
 
 def test_training_learns(make_task, tmp_path, monkeypatch):
