@@ -40,6 +40,8 @@ def out(tmp_path_factory):
         ("hific", -1.2, 0.8),
         ("po-elic", -1.1, 0.7),
         ("elic-grain", -1.3, 0.9),
+        ("mse-grain", -1.2, 0.8),
+        ("mse-unet", 0, 1),
     ):
         write_codec(folder, codec, (0.1, 0.2), psnr_gain, noise_gain, images=24, streams="elic-mse")
     write_codec(folder, "elic-mse", (0.1, 0.2), images=24)
@@ -125,7 +127,7 @@ def test_claims_hold_or_not_as_the_results_were_made(out, metric):
     assert told == expected | {8: "not tried"}
     lines = [sum("[" in line for line in found[number].numbers) for number in (1, 2)]
     assert lines == [2, 4]  # a line a point and rival
-    assert found[1].numbers[0].startswith(f"q1, {metric} of hfd - elic-mse: -")
+    assert found[1].numbers[0].startswith(f"q1, {metric} of hfd - mse-unet: -")
     assert found[3].numbers[0].startswith("q1: -") and " dB [-" in found[3].numbers[0]
     said = "\n".join(found[6].numbers)
     assert any(f"diffusion is first ahead at {steps} steps" in said for steps in (8, 16))  # equal at 8
@@ -133,7 +135,7 @@ def test_claims_hold_or_not_as_the_results_were_made(out, metric):
 
 
 def test_a_loss_of_more_than_a_factor_of_two_breaks_the_bound(tmp_path):
-    write_codec(tmp_path, "elic-mse", (0.1, 0.2), images=24)
+    write_codec(tmp_path, "mse-unet", (0.1, 0.2), images=24)
     write_codec(tmp_path, "hfd", (0.1, 0.2), -4, 0.5, images=24, streams="elic-mse")
     found = verdicts(tmp_path, "made")
     assert found[1].verdict == "holds" and found[3].verdict == "does not hold"
@@ -145,7 +147,7 @@ def test_what_is_missing_is_named(out, tmp_path):
     write_codec(tmp_path, "hfd", (0.1, 0.2))
     found = verdicts(tmp_path, "made")
     assert {verdict.verdict for verdict in found.values()} == {"not tried"}
-    assert "elic-mse q1 has no fid on made" in found[1].numbers[0] and "hfdbench claims --run" in found[1].numbers[0]
+    assert "mse-unet q1 has no fid on made" in found[1].numbers[0] and "hfdbench claims --run" in found[1].numbers[0]
     other = verdicts(out, "elsewhere")
     assert "hfd q1 has no fid on elsewhere" in other[1].numbers[0]
     assert other[3].verdict == "not tried"
@@ -154,7 +156,7 @@ def test_what_is_missing_is_named(out, tmp_path):
 
 
 def test_variants_may_be_of_a_subset(out, tmp_path):
-    for codec in ("elic-mse", "hfd"):
+    for codec in ("mse-unet", "hfd"):
         write_codec(tmp_path, codec, (0.1, 0.2), noise_gain=0.5 if codec == "hfd" else 1.0, images=36)
     for codec in ("hfd.shift-0.5", "hfd.shift-1.0", "hfd.shift-2.0"):
         write_codec(tmp_path, codec, (0.1, 0.2), noise_gain=GAINS[codec], images=24, dataset="made@24")
@@ -254,7 +256,7 @@ def test_rendering(out):
     aims = targets(out, "made")
     assert claims_text.render(found, targets=aims).index(claims_text.TARGETS) > text.index("note: FID")
     rows = claims_text.render(found, "markdown", aims).splitlines()
-    assert rows[-1].startswith("| 22 |") and f"## {claims_text.TARGETS}" in rows
+    assert rows[-1].startswith("| 25 |") and f"## {claims_text.TARGETS}" in rows
     assert json.loads(claims_text.render(found, "json", aims))[-1]["verdict"] == "not measured"
     with pytest.raises(UsageError, match="csv"):
         claims_text.render(found, "csv")

@@ -79,7 +79,7 @@ def test_cards_state_the_multiply_adds_of_an_evaluation():
                 assert point.macs_per_evaluation == pytest.approx(counted[path], rel=1e-5), card.id
                 coded = 0 if card.base else cards[card.streams].points[0].macs
                 assert point.macs == coded + point.network_evaluations * point.macs_per_evaluation
-    assert len(counted) == 8
+    assert len(counted) == 9
 
 
 def _macs_of_an_evaluation(weights):

@@ -15,7 +15,7 @@ from hfdbench.results.stored import Results
 
 GOLDEN = Path(__file__).parents[2] / "results" / "golden" / "kodak"
 # How many points: the slower ablations were measured at q2 alone.
-DECODERS = dict.fromkeys(("elic-mse", "elic-grain", "hfd", "hfd-fast", "hific", "po-elic"), 5)
+DECODERS = dict.fromkeys(("elic-mse", "elic-grain", "mse-unet", "mse-grain", "hfd", "hfd-fast", "hific", "po-elic"), 5)
 DECODERS |= dict.fromkeys(("hfd-rf", "hfd-plus", "dirac"), 1)
 
 
