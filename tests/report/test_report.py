@@ -507,7 +507,9 @@ def test_labels_of_a_crowded_plane_do_not_overlap():
 
 def test_no_label_of_a_published_curve_lies_on_the_hair_line_of_a_codec():
     points, over = Results(bundled_root() / "results" / "golden" / "kodak").points(), published.read()
-    points = points[~points["codec"].str.contains("jpeg-|-jpeg|-avif|avif-|^mse-")]  # 13 codecs: there is no room for 20
+    points = points[
+        ~points["codec"].str.contains("jpeg-|-jpeg|-avif|avif-|^mse-")
+    ]  # 13 codecs: there is no room for 20
     data = figure_data(points, card("rate-psnr"), "kodak", published=over)
     with figures.rc_context(figures.RC):
         marks = figures.hollow_marks(over["system"])
