@@ -86,31 +86,38 @@ def find_cards(kind: type[C], extra: Iterable[Path | str] = ()) -> dict[str, C]:
                 raise UsageError(f'{path}: id "{card.id}" is taken by {twin.source}; choose another id')
     codecs = {name: card for name, card in found.items() if isinstance(card, CodecCard)}
     for name, card in codecs.items():
-        if card.streams is not None:
-            encoder = _encoder(card, codecs)
-            if card.base is not None:
-                found[name] = found[name].model_copy(update={"base_source": encoder.source.resolve()})
+        if card.base is not None:
+            base = _start(card, codecs)
+            found[name] = card.model_copy(
+                update={"streams": base.streams or base.id, "base_source": base.source.resolve()}
+            )
+        elif card.streams is not None:
+            _named(card, "streams", card.streams, codecs)
     return dict(sorted(found.items()))
 
 
-def _encoder(card: CodecCard, cards: Mapping[str, CodecCard]) -> CodecCard:
-    """The card whose streams this one decodes. Raises UsageError when there is none with the same points."""
-    encoder = cards.get(card.streams or "")
-    if encoder is None:
-        key = "streams" if card.base is None else "base"
-        raise UsageError(f'{card.source}: key "{key}": {unknown("codec", card.streams or "", cards)}')
-    if card.base is not None and encoder.streams is not None:
-        raise UsageError(
-            f'{card.source}: key "base": {card.base} decodes the streams of {encoder.streams}; name a codec that encodes'
-        )
-    if card.base is not None and encoder.python not in ((), card.python):
-        raise UsageError(
-            f'{card.source}: key "base": {card.base} has a Python of its own, in which this one must run, too; copy its "python"'
-        )
+def _start(card: CodecCard, cards: Mapping[str, CodecCard]) -> CodecCard:
+    """The card whose decoded images this one starts from. Raises UsageError when none fits."""
+    base = _named(card, "base", card.base or "", cards)
+    where = f'{card.source}: key "base": {base.id}'
+    if base.base is not None:
+        raise UsageError(f"{where} starts from decoded images itself; name a codec that decodes streams")
+    if card.streams not in (base.id, base.streams):
+        streams = base.streams or base.id
+        raise UsageError(f'{where} decodes the streams of {streams}, "streams" is {card.streams}; leave that out')
+    if base.python not in ((), card.python):
+        raise UsageError(f'{where} has a Python of its own, in which this one must run, too; copy its "python"')
+    return base
+
+
+def _named(card: CodecCard, key: str, name: str, cards: Mapping[str, CodecCard]) -> CodecCard:
+    """The card that a key names. Raises UsageError when there is none with the same points."""
+    if (other := cards.get(name)) is None:
+        raise UsageError(f'{card.source}: key "{key}": {unknown("codec", name, cards)}')
     for point in card.points:
-        if all(point.id != other.id for other in encoder.points):
-            raise UsageError(f'{card.source}: point "{point.id}": {encoder.id} has no such point; rename it')
-    return encoder
+        if all(point.id != theirs.id for theirs in other.points):
+            raise UsageError(f'{card.source}: point "{point.id}": {other.id} has no such point; rename it')
+    return other
 
 
 def choose(kind: type[C], wanted: Iterable[str], extra: Iterable[Path | str] = ()) -> list[C]:

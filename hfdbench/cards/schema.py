@@ -152,8 +152,9 @@ class CodecCard(Card):
     python: requirements, as pip takes them, of a Python of its own that the codec's processes start in; numpy is added.
     untried: what of it was never run by hfdbench's makers, in words; empty for a codec that was.
     streams: id of the codec whose streams (of the same point ids) this one decodes; it then never encodes.
-    base: id of the codec whose decoded images this one starts from; its streams are then the base's. The adapter's constructor
-    receives the base's point of the same id as `base` (hfdbench.codecs.protocol.BasePoint). base_source: the base's file.
+    base: id of the codec whose decoded images this one starts from; its streams are then those that the base decodes. The
+    adapter's constructor receives the base's point of the same id as `base` (hfdbench.codecs.protocol.BasePoint). base_source:
+    the base's file.
     """
 
     thing: ClassVar[str] = "codec"
@@ -179,8 +180,8 @@ class CodecCard(Card):
     @model_validator(mode="before")
     @classmethod
     def _share(cls, data: Any) -> Any:
-        if data.get("base") and data.get("streams") in (None, data["base"]):
-            data = {**data, "streams": data["base"]}
+        if data.get("base") and data.get("streams") is None:
+            data = {**data, "streams": data["base"]}  # find_cards follows a base that decodes another's
         points, common = data.get("points"), data.get("options", {})
         shared = {key: data[key] for key in SHARED if key in data}
         if not isinstance(common, dict) or not isinstance(points, list):
@@ -191,12 +192,6 @@ class CodecCard(Card):
             return {**shared, **point, "options": {**common, **own}} if isinstance(own, dict) else point
 
         return {**data, "points": [whole(point) for point in points]}
-
-    @model_validator(mode="after")
-    def _streams_of_the_base(self) -> Self:
-        if self.base is not None and self.streams != self.base:
-            raise ValueError(f'"streams" is "{self.streams}", but the streams are those of the base; leave it out')
-        return self
 
     @model_validator(mode="after")
     def _unique_points(self) -> Self:

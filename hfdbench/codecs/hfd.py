@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 class HFD:
     """One rate of the autoencoder and one way to decode it.
 
-    weights: the autoencoder's file, then the decoder's; with the autoencoder's alone the reconstruction itself is the result. A
-    third, of objective mse, gives the mean of which a sampler's result may have a share.
+    weights: the autoencoder's file, then the decoder's; with the autoencoder's alone the reconstruction itself is the result.
     sampling: how the decoder is run, by the names of hfdbench.hfd.decoder.Sampling. Raises UsageError for anything unknown
     or out of range, for files that are not such weights, and for a solver that does not suit the decoder's objective.
     """
@@ -40,10 +39,9 @@ class HFD:
     def _open(self, weights: list[Path], rate: int, sampling: dict | None, device: str) -> None:
         from hfdbench.hfd.weights import read_autoencoder
 
-        if len(weights) not in (1, 2, 3):
+        if len(weights) not in (1, 2):
             raise ValueError(
-                f"{len(weights)} weight files; give the autoencoder's and, unless for its own reconstruction, the decoder's; "
-                "to a sampler perhaps those for its mean"
+                f"{len(weights)} weight files; give the autoencoder's and, unless for its own reconstruction, the decoder's"
             )
         if (sampling is None) != (len(weights) == 1):
             raise ValueError("sampling goes with the weights of a decoder: give both or neither")
@@ -55,19 +53,12 @@ class HFD:
         self._rate, self._device = rate, device
         self._coder = model.module  # exact coding stays on the CPU
         self._transforms = model.module if device == "cpu" else read_autoencoder(weights[0]).module.to(device)
-        self._decoder = self._mean = None
+        self._decoder = None
         if len(weights) > 1:
             decoder, self._sampling = _open_decoder(weights[1], sampling or {})
             if base := decoder.metadata.get("base"):
                 raise ValueError(f"{weights[1].name} decodes {base}, not an autoencoder's streams; name it as base")
             self._decoder = decoder.module.to(device)
-        if len(weights) == 3:
-            mean, _ = _open_decoder(weights[2], {"solver": "once"})
-            if mean.metadata.get("objective") != "mse" or mean.metadata.get("base"):
-                raise ValueError(
-                    f"{weights[2].name} was not trained for the mean behind an autoencoder's streams (objective mse)"
-                )
-            self._mean = mean.module.to(device)
 
     def encode(self, image: np.ndarray) -> bytes:
         """Raises CodecError for a side over 65,535 pixels."""
@@ -100,7 +91,7 @@ class HFD:
         else:
             latents = None  # and their memory is free while the decoder samples
         at_once = 1 if self._device == "cpu" else 8
-        return self._decoder.sample(image, self._rate, seed, self._sampling, latents, at_once, self._mean)
+        return self._decoder.sample(image, self._rate, seed, self._sampling, latents, at_once)
 
     def ledger(self, stream: bytes) -> dict[str, int]:
         """Bytes of a stream by what they are for. Latents share their rANS stream with the hyper-latents: they are the rest."""

@@ -37,7 +37,7 @@ from hfdbench.cards.find import PACKAGE
 from hfdbench.cards.schema import CodecCard
 from hfdbench.codecs import environments
 from hfdbench.codecs.environments import Environment
-from hfdbench.codecs.protocol import adapter_name, beside, blueprint, search_path, verified
+from hfdbench.codecs.protocol import adapter_name, base_card, beside, blueprint, search_path, verified
 from hfdbench.errors import Unavailable, UsageError
 from hfdbench.files.digest import file_sha256
 
@@ -118,6 +118,8 @@ def identity(card: CodecCard, point_id: str) -> dict[str, Any]:
     options = {name: value for name, value in point.options.items() if name not in idle}
     own = environments.found(card.id, card.python) if card.python else None
     found = _adapter_identity(card, reference, point.options, own)
+    if card.base is not None and (base := base_card(card)).streams is not None:
+        found["base"] = identity(base, point_id)  # a base that encodes is in the key of the streams
     return found | {"options": options, "weights": digests}
 
 

@@ -40,8 +40,7 @@ class Sampling:
         below 1 samples are nearer to their mean: more PSNR, less detail.
     strength: share of the sampled detail that is added to the reconstruction (ours: a dial between distortion and realism).
     mean: share, 0 to 1, of the mean of all photographs behind the reconstruction, one evaluation more, in the result; the rest
-        is the sample (ours: a dial between distortion and realism that lets the decoder mend what the codec did). Of a decoder
-        trained for that mean (objective mse) where one is given.
+        is the sample (ours: a dial between distortion and realism that lets the decoder mend what the codec did).
     grain: noise added to the result, of the residual's colours, in standard deviations of the residual (ours: HFD+).
     tile, overlap: pixels of a cell's side and of what its window adds on each; tile 0 samples the whole picture at once.
     """
@@ -125,13 +124,11 @@ class Decoder(nn.Module):
         how: Sampling,
         latents: Tensor | None = None,
         at_once: int = 1,
-        mean: "Decoder | None" = None,
     ) -> np.ndarray:
         """A photograph that could have been coded to this reconstruction.
 
-        latents: 1 x C x ceil(H/16) x ceil(W/16) or larger, for networks that see them. mean: a decoder of objective mse for the
-        same reconstructions, whose mean takes the place of this one's. Same input, seed and device: same result, however many
-        windows are sampled `at_once`.
+        latents: 1 x C x ceil(H/16) x ceil(W/16) or larger, for networks that see them. Same input, seed and device: same result,
+        however many windows are sampled `at_once`.
         """
         height, width = (length + -length % self.config.multiple for length in reconstruction.shape[:2])
         done = reconstruction.copy()
@@ -143,17 +140,11 @@ class Decoder(nn.Module):
             for windows in by_shape.values():
                 for first in range(0, len(windows), at_once):
                     self._sample_windows(
-                        windows[first : first + at_once], reconstruction, done, rate, seed, how, latents, mean
+                        windows[first : first + at_once], reconstruction, done, rate, seed, how, latents
                     )
         if how.grain:
             self._add_grain(done, rate, seed, how)
         return done
-
-    def _mean(self, view: Tensor, rates: Tensor) -> Tensor:
-        """What one evaluation from no noise adds to reconstructions, N x 3 x H x W, one after the other."""
-        level, root = torch.tensor([-LOG_SNR_LIMIT], device=view.device), self.root[rates]
-        v = torch.cat([self(torch.zeros_like(one), one, level, rates) for one in _interleaved(view).split(1)])
-        return recolour(root, -v.contiguous()).add_(view).clamp_(0, 1).sub_(view)
 
     def _add_grain(self, done: np.ndarray, rate: int, seed: int, how: Sampling) -> None:
         """After all windows, so that none shows its neighbours' grain to the network."""
@@ -163,9 +154,7 @@ class Decoder(nn.Module):
             field = recolour(root, noise(seed, how.steps, (top, top + len(rows), 0, rows.shape[1])))
             rows[:] = (torch.from_numpy(rows) + field[0].permute(1, 2, 0)).round().clamp(0, 255).byte().numpy()
 
-    def _sample_windows(
-        self, windows: list[Window], x_hat, done, rate: int, seed: int, how: Sampling, latents, mean
-    ) -> None:
+    def _sample_windows(self, windows: list[Window], x_hat, done, rate: int, seed: int, how: Sampling, latents) -> None:
         """Fill the windows' cells of `done`; windows of one shape are one batch."""
         device = self.root.device
         root = self.root[rate][None]
@@ -212,8 +201,7 @@ class Decoder(nn.Module):
         }[how.solver]
         r = solve(denoise, beginning, log_snrs)
         if how.mean and not once:
-            centre = denoise(nothing, noisiest[0]) if mean is None else recolour(whitening, mean._mean(view, rates))
-            r = torch.lerp(r, centre if finished is None else torch.where(known, finished, centre), how.mean)
+            r = torch.lerp(r, denoise(nothing, noisiest[0]), how.mean)
         image = ((view + how.strength * recolour(root, r)).clamp(0, 1) * 255).round().byte()
         for window, pixels in zip(windows, image.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
             (top, bottom, left, right), (above, _, before, _) = window.cell, window.outer

@@ -88,9 +88,6 @@ def main() -> None:
     parser.add_argument("--point", required=True, help="of the base's card")
     parser.add_argument("--base", help="its card, where the weights do not say")
     parser.add_argument("--way", action="append", default=[], help="JSON options of Sampling")
-    parser.add_argument(
-        "--mean", type=Path, help="weights of objective mse, for the mean of ways that have a share of it"
-    )
     parser.add_argument("--every", type=int, default=10, help="held_out of the recipe")
     parser.add_argument("--limit", type=int, help="only so many photographs, evenly spread")
     parser.add_argument("--side", type=int, default=SIDE)
@@ -100,7 +97,6 @@ def main() -> None:
     torch.set_num_threads(1)
     model = read_decoder(asked.weights)
     model.module.to(memory_format=torch.channels_last)
-    mean = read_decoder(asked.mean) if asked.mean else None
     (card,) = choose(CodecCard, [asked.base or model.metadata["base"]])
     points = [point.id for point in card.points] if asked.base else json.loads(model.metadata["points"])
     base, rate = pairs.CodecBase(card, (asked.point,)), points.index(asked.point)
@@ -137,10 +133,9 @@ def main() -> None:
         how = configured(Sampling, {"tile": 0} | way)
 
         def make(k, how=how):
-            return model.module.sample(below[k], rate, k, how, mean=mean and mean.module)
+            return model.module.sample(below[k], rate, k, how)
 
-        made_by = [model.id.hex(), *([mean.id.hex()] if mean and how.mean else [])]
-        label = json.dumps([way, "" if way == {"solver": "none"} else " ".join(made_by)])
+        label = json.dumps([way, "" if way == {"solver": "none"} else model.id.hex()])
         images, features, seconds = kept(label, make)
         value, without = kid_by_photograph(features, truth, owner)
         reference = without if reference is None else reference

@@ -310,21 +310,6 @@ def test_mean_is_a_share_of_what_one_evaluation_predicts():
     assert np.abs(2 * half - sample - mean).max() <= 2 and np.abs(sample - mean).max() > 4
 
 
-@pytest.mark.parametrize("tile", [0, 64])
-def test_the_mean_may_be_another_decoders(tile):
-    model, other, image = decoder(), decoder(seed=3), picture(100, 130)
-
-    def made(mean, by=None):
-        how = Sampling("multistep", 3, mean=mean, tile=tile, overlap=16)
-        return model.sample(image, 0, 1, how, mean=by).astype(int)
-
-    centre = other.sample(image, 0, 1, Sampling("once", tile=tile, overlap=16)).astype(int)
-    assert np.abs(made(1.0, other) - centre).max() <= 1
-    if not tile:  # windows go on from what is finished, and rounding grows
-        assert np.abs(made(0.7, model) - made(0.7)).max() <= 1
-        assert np.abs(made(0.7, other) - (0.7 * centre + 0.3 * made(0))).max() <= 2
-
-
 @pytest.mark.parametrize("solver", ["ancestral", "multistep", "heun"])
 def test_temperature_is_the_share_of_the_noise(solver):
     """Nothing is left to chance at 0, less at 0.5 than at 1."""
