@@ -52,7 +52,7 @@ SPECTRUM_CLAIM = (
 )
 
 # Samplings of the variants, over the card's own: full samples.
-_SAMPLE = {"mean": 0.0, "grain": 0.0}
+_SAMPLE = {"strength": 1.0, "mean": 0.0, "grain": 0.0}
 VARIANTS: dict[str, tuple[str, dict]] = {
     **{f"hfd.shift-{shift}": ("hfd", {"shift": shift, **_SAMPLE}) for shift in (0.5, 1.0, 2.0)},
     **{f"hfd.gamma-{gamma}": ("hfd", {"solver": "ancestral", "gamma": gamma, **_SAMPLE}) for gamma in (0.0, 0.5, 1.0)},
@@ -159,12 +159,14 @@ class _Trial:
 def variants(cards: dict[str, CodecCard]) -> list[CodecCard]:
     """The cards of all variants, from those of hfd and hfd-rf: one point each."""
     made = []
-    for name, (base, sampling) in VARIANTS.items():
-        point = cards[base].point(POINT)
+    for name, (of, sampling) in VARIANTS.items():
+        card = cards[of]
+        point = card.point(POINT)
         sampling = {**point.options["sampling"], **sampling}
-        options = {**point.options, "sampling": sampling}
-        point = point.model_copy(update={"options": options, "network_evaluations": sampling["steps"]})
-        made.append(cards[base].model_copy(update={"id": name, "title": name, "points": (point,)}))
+        before = cards[card.base].point(POINT).network_evaluations if card.base else None
+        evaluations = sampling["steps"] + (before or 0)
+        update = {"options": {**point.options, "sampling": sampling}, "network_evaluations": evaluations}
+        made.append(card.model_copy(update={"id": name, "title": name, "points": (point.model_copy(update=update),)}))
     return made
 
 

@@ -165,7 +165,7 @@ def test_streams_of_pictures_of_one_size_are_decoded_together(tmp_path):
 
 
 def test_networks_give_the_same_pixels_in_a_batch(tmp_path):
-    (card,) = choose(CodecCard, ["hfd-fast"])
+    (card,) = choose(CodecCard, ["mse-grain"])
     card = card.model_copy(update={"adapter": "helpers_batched:BatchedHFD", "streams": None, "points": card.points[:1]})
     request = Request(codecs=(card,), datasets=(pictures(tmp_path / "p", 3, 20, 24),), out=tmp_path / "out")
     run(request)
