@@ -179,7 +179,7 @@ def _open_decoder(path: Path, sampling: dict) -> "tuple[Model, Sampling]":
 
     decoder, how = read_decoder(path), configured(Sampling, sampling)
     once = decoder.metadata.get("objective") in AT_ONCE
-    if once != (how.solver == "once"):
+    if how.solver != "none" and once != (how.solver == "once"):
         needs = 'solver "once"' if once else "a solver that samples"
         raise ValueError(f'{path.name} was trained for {needs}, not for "{how.solver}"')
     return decoder, how

@@ -106,6 +106,13 @@ def test_decoders_share_streams_and_seeds_decide(files, mse):
         assert np.array_equal(one, other) == (name == "hific")  # a predictor has nothing to draw
 
 
+def test_plain_grain_takes_the_colours_of_any_weights(files, mse):
+    stream = mse.encode(picture(64, 100))
+    how = {"solver": "none", "grain": 0.1}
+    one, other = (HFD([files["ae"], files[name]], 1, how).decode(stream, seed=1) for name in ("hfd", "hific"))
+    assert np.array_equal(one, other) and not np.array_equal(one, mse.decode(stream, seed=1))
+
+
 def test_decode_gives_what_the_autoencoder_reconstructs(mse):
     """In place and in colour, the repeated border cut off."""
     image = picture(100, 130)

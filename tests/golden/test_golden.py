@@ -49,9 +49,9 @@ def test_golden_points_are_of_the_bundled_weights():
 def test_claims_print_from_stored_results():
     verdicts = claims.claims(GOLDEN, "kodak", "kodak@8")
     assert [verdict.number for verdict in verdicts] == list(range(1, 10))
-    for verdict in (*verdicts[:3], verdicts[8]):  # the others need variants of hfd
+    for verdict in (*verdicts[:7], verdicts[8]):
         assert len(verdict.numbers) > 1 and "[" in verdict.numbers[0], verdict
-    assert {verdict.verdict for verdict in verdicts[3:8]} == {"not tried"}
+    assert verdicts[7].verdict == "not tried"  # takes the pictures
     assert "(1) HOLDS" in claims_text.render(verdicts) and "(3) HOLDS" in claims_text.render(verdicts)
 
 
