@@ -488,7 +488,7 @@ def _summary(session: Session, existing: list[Trial], done: list[Trial], outcome
     for trial, row in rows.items():
         if row["status"] != "ok":
             failures = failed_images(session.folder.images(trial.name)).values()
-            stored = tuple(f"{failure.name}: {failure.error}" for failure in failures)
+            stored = tuple(f"{failure.name}: {failure.error.removeprefix(f'{failure.name}: ')}" for failure in failures)
             outcome.failed[trial.label] = (*stored, *outcome.failed.get(trial.label, ()))
     points = pa.Table.from_pylist(list(rows.values()), schema.POINTS).to_pandas()
     return Summary(

@@ -301,7 +301,7 @@ def test_damaged_pictures_are_rows(tmp_path):
     summary = run(Request(codecs=(codec(),), datasets=(spec,), out=tmp_path / "out"))
     assert summary.exit_code == 1
     ((_, (error,)),) = summary.failed
-    assert "01.png" in error
+    assert error.startswith("01.png: is cut off")
     assert (summary.points["images"][0], summary.points["failed"][0]) == (2, 1)
 
 
