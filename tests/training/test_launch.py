@@ -73,7 +73,7 @@ def test_every_objective_has_a_recipe():
 
 
 def test_rivals_share_everything_but_the_objective():
-    """The comparison of decoders: same data, same crops, same network, same seed; HFD itself goes on for longer."""
+    """The comparison of decoders: same data, same crops, same network, same seed; some go on for longer."""
     rivals = [Recipe.read(path) for path in RECIPES if path.stem not in ("hfd-paper", "hfd-gan")]
     rivals = [wanted for wanted in rivals if not wanted.stage_1 and not wanted.base]
     assert len({wanted.model_dump_json(exclude={"objective", "steps"}) for wanted in rivals}) == 1
