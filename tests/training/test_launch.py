@@ -59,7 +59,7 @@ RECIPES = sorted(set((bundled_root() / "codecs" / "recipes").glob("*.toml")) - s
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_bundled_recipes_can_be_read(path):
     wanted = Recipe.read(path)
-    other = dict.fromkeys(("hfd-paper", "hfd-jpeg", "hfd-avif"), "hfd") | {"hific-avif": "hific"}
+    other = dict.fromkeys(("hfd-paper", "hfd-jpeg", "hfd-avif"), "hfd") | {"hific-avif": "hific", "mse-avif": "mse"}
     assert wanted.objective == ("autoencoder" if path.stem.startswith("elic") else other.get(path.stem, path.stem))
     if wanted.base:
         (card,) = choose(CodecCard, [wanted.base])
