@@ -87,27 +87,39 @@ def find_cards(kind: type[C], extra: Iterable[Path | str] = ()) -> dict[str, C]:
     codecs = {name: card for name, card in found.items() if isinstance(card, CodecCard)}
     for name, card in codecs.items():
         if card.base is not None:
-            base = _start(card, codecs)
-            found[name] = card.model_copy(
-                update={"streams": base.streams or base.id, "base_source": base.source.resolve()}
-            )
+            bases = _bases(card, codecs)
+            streams = bases[-1].streams or bases[-1].id
+            if card.streams not in (card.base, streams):
+                raise UsageError(
+                    f'{card.source}: key "base": {card.base} decodes the streams of {streams}, "streams" is {card.streams}; '
+                    "leave that out"
+                )
+            sources = tuple(base.source.resolve() for base in bases)
+            found[name] = card.model_copy(update={"streams": streams, "base_sources": sources})
         elif card.streams is not None:
             _named(card, "streams", card.streams, codecs)
     return dict(sorted(found.items()))
 
 
-def _start(card: CodecCard, cards: Mapping[str, CodecCard]) -> CodecCard:
-    """The card whose decoded images this one starts from. Raises UsageError when none fits."""
-    base = _named(card, "base", card.base or "", cards)
-    where = f'{card.source}: key "base": {base.id}'
-    if base.base is not None:
-        raise UsageError(f"{where} starts from decoded images itself; name a codec that decodes streams")
-    if card.streams not in (base.id, base.streams):
-        streams = base.streams or base.id
-        raise UsageError(f'{where} decodes the streams of {streams}, "streams" is {card.streams}; leave that out')
-    if base.python not in ((), card.python):
-        raise UsageError(f'{where} has a Python of its own, in which this one must run, too; copy its "python"')
-    return base
+def _bases(card: CodecCard, cards: Mapping[str, CodecCard]) -> list[CodecCard]:
+    """The card whose decoded images this one starts from, then the one that it starts from itself, to one that has no base.
+
+    Raises UsageError when one is missing, runs in another Python, or starts from this one.
+    """
+    bases: list[CodecCard] = []
+    below = card
+    while below.base is not None:
+        base = _named(below, "base", below.base, cards)
+        where = f'{card.source}: key "base": {card.base}'
+        if any(base.id == each.id for each in (card, *bases)):
+            raise UsageError(f"{where} leads back to {base.id}; name a codec that decodes streams")
+        if base.python not in ((), card.python):
+            raise UsageError(
+                f'{where} has a Python of its own, in which this one must run, too; copy the "python" of {base.id}'
+            )
+        bases.append(base)
+        below = base
+    return bases
 
 
 def _named(card: CodecCard, key: str, name: str, cards: Mapping[str, CodecCard]) -> CodecCard:

@@ -152,9 +152,9 @@ class CodecCard(Card):
     python: requirements, as pip takes them, of a Python of its own that the codec's processes start in; numpy is added.
     untried: what of it was never run by hfdbench's makers, in words; empty for a codec that was.
     streams: id of the codec whose streams (of the same point ids) this one decodes; it then never encodes.
-    base: id of the codec whose decoded images this one starts from; its streams are then those that the base decodes. The
-    adapter's constructor receives the base's point of the same id as `base` (hfdbench.codecs.protocol.BasePoint). base_source:
-    the base's file.
+    base: id of the codec whose decoded images this one starts from, which may have a base itself; its streams are then those
+    that the base decodes. The adapter's constructor receives the base's point of the same id as `base`
+    (hfdbench.codecs.protocol.BasePoint). base_sources: the file of the base, then those of the bases behind it.
     """
 
     thing: ClassVar[str] = "codec"
@@ -166,7 +166,7 @@ class CodecCard(Card):
     settings: str = ""
     streams: str | None = None
     base: str | None = None
-    base_source: Path | None = Field(default=None, exclude=True)
+    base_sources: tuple[Path, ...] = Field(default=(), exclude=True)
     python: tuple[Annotated[str, AfterValidator(_requirement)], ...] = ()
     untried: str = ""
     options: dict[str, Any] = {}
@@ -181,7 +181,7 @@ class CodecCard(Card):
     @classmethod
     def _share(cls, data: Any) -> Any:
         if data.get("base") and data.get("streams") is None:
-            data = {**data, "streams": data["base"]}  # find_cards follows a base that decodes another's
+            data = {**data, "streams": data["base"]}  # find_cards follows the base
         points, common = data.get("points"), data.get("options", {})
         shared = {key: data[key] for key in SHARED if key in data}
         if not isinstance(common, dict) or not isinstance(points, list):
@@ -395,7 +395,7 @@ def validated(kind: type[M], data: dict[str, Any], origin: Path | str, **more: A
 
 def read_card(path: Path, kind: type[C]) -> C:
     """Read and validate one card. Raises UsageError as `read_toml` and `validated` do."""
-    found = {"base_source": None} if kind is CodecCard else {}  # filled in by find_cards
+    found = {"base_sources": ()} if kind is CodecCard else {}  # filled in by find_cards
     return validated(kind, read_toml(path), path, source=path, **found)
 
 

@@ -225,8 +225,9 @@ def base_card(card: "CodecCard") -> "CodecCard":
     from hfdbench.cards.find import choose
     from hfdbench.cards.schema import CodecCard, read_card
 
-    if card.base_source is not None:
-        return read_card(card.base_source, CodecCard)
+    if card.base_sources:
+        base, *behind = card.base_sources
+        return read_card(base, CodecCard).model_copy(update={"base_sources": tuple(behind)})
     return choose(CodecCard, [card.base or ""], [Path(card.source).resolve().parent.parent])[0]
 
 

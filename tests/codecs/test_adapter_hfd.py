@@ -266,7 +266,9 @@ def test_a_card_names_its_base(files, tmp_path):
     ).replace("DIGEST", hashlib.sha256(files["jpeg"].read_bytes()).hexdigest())
     (place / "tiny.toml").write_text(text)
     found = find_cards(CodecCard, [tmp_path])["tiny"]
-    assert (found.base, found.streams) == ("jpeg", "jpeg") and found.base_source.name == "jpeg.toml"
+    assert (found.base, found.streams) == ("jpeg", "jpeg") and [path.name for path in found.base_sources] == [
+        "jpeg.toml"
+    ]
     image = picture(32, 32)
     by_hand, of_the_card = on_jpeg(files, sampling={"steps": 1}), load_codec(found, "q8")
     stream = by_hand.encode(image)
@@ -279,7 +281,7 @@ def test_a_card_names_its_base(files, tmp_path):
     for before, after, said in (
         ('base = "jpeg"', 'base = "jpge"', 'key "base": .*did you mean "jpeg"'),
         ('base = "jpeg"', 'base = "jpeg"\nstreams = "avif"', 'decodes the streams of jpeg, "streams" is avif'),
-        ('base = "jpeg"', 'base = "hfd-jpeg"', "starts from decoded images itself"),
+        ('base = "jpeg"', 'base = "tiny"', "tiny leads back to tiny; name a codec that decodes streams"),
         ('id = "q8"', 'id = "q7"', "jpeg has no such point"),
     ):
         (place / "tiny.toml").write_text(text.replace(before, after))
@@ -320,6 +322,42 @@ def test_a_base_may_decode_the_streams_of_another(files, tmp_path):
     before = identity(found, "q1")
     weights["mse"] = write(decoder(seed=4), tmp_path / "other", "mse")
     assert identity(find(), "q1") != before
+
+
+def test_a_base_may_have_a_base(files, tmp_path):
+    """Each decodes what the one behind it decodes; the streams are those at the end, and each card may lie in another folder."""
+    made = {"mean": ("jpeg", "mse", {"solver": "once"}, 3), "tiny": ("mean", "hfd", {"steps": 1}, 4)}
+    for name, (base, objective, sampling, seed) in made.items():
+        (place := tmp_path / f"of {name}" / "codecs").mkdir(parents=True)
+        weights = write(decoder(seed=seed), tmp_path / name, objective, base, ("q8",))
+        (place / f"{name}.toml").write_text(
+            f'id = "{name}"\nkind = "diffusion"\nadapter = "hfdbench.codecs.hfd:BaseDecoder"\nbase = "{base}"\n'
+            + tomli_w.dumps(
+                {
+                    "points": [{"id": "q8", "options": {"sampling": sampling}}],
+                    "weights": [{"file": str(weights), "sha256": file_sha256(weights)}],
+                }
+            )
+        )
+    roots = [tmp_path / f"of {name}" for name in made]
+    cards = find_cards(CodecCard, roots)
+    found, image = cards["tiny"], picture(64, 80)
+    assert (found.base, found.streams) == ("mean", "jpeg") and len(found.base_sources) == 2
+    assert CodecCard.model_validate(found.model_dump(mode="json") | {"source": found.source}).streams == "jpeg"
+    jpeg, codec = load_codec(cards["jpeg"], "q8"), load_codec(found, "q8")
+    stream = jpeg.encode(image)
+    assert codec.encode(image) == stream
+    mean = decoder(seed=3).sample(jpeg.decode(stream, seed=0), 0, 0, Sampling(solver="once"))
+    expected = decoder(seed=4).sample(mean, 0, 5, Sampling(steps=1))
+    assert np.array_equal(codec.decode(stream, seed=5), expected)
+    with Pool("decoder", 1, "cpu", None) as pool:
+        answer, body = pool.ask(found, "q8", {"do": "decode", "seed": 5}, stream)
+    assert np.array_equal(np.frombuffer(body, np.uint8).reshape(answer["shape"]), expected)
+    assert identity(found, "q8")["base"] == identity(cards["mean"], "q8")
+    text = (roots[0] / "codecs" / "mean.toml").read_text()
+    (roots[0] / "codecs" / "mean.toml").write_text(text.replace('base = "jpeg"', 'base = "tiny"'))
+    with pytest.raises(UsageError, match="leads back to (mean|tiny)"):
+        find_cards(CodecCard, roots)
 
 
 def card(files, digest):
