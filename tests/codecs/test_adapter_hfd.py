@@ -356,7 +356,7 @@ def test_a_base_may_have_a_base(files, tmp_path):
     assert identity(found, "q8")["base"] == identity(cards["mean"], "q8")
     text = (roots[0] / "codecs" / "mean.toml").read_text()
     (roots[0] / "codecs" / "mean.toml").write_text(text.replace('base = "jpeg"', 'base = "tiny"'))
-    with pytest.raises(UsageError, match="leads back to (mean|tiny)"):
+    with pytest.raises(UsageError, match=r"leads back to (mean|tiny)"):
         find_cards(CodecCard, roots)
 
 
