@@ -29,12 +29,19 @@ def test_every_decoder_is_there_on_the_streams_of_elic_mse():
         assert all(row.bytes == rates[row.point] for row in mine.itertuples()), codec
 
 
-def test_hfd_on_jpeg_is_there_on_jpegs_own_files():
+@pytest.mark.parametrize(
+    ("base", "codecs", "count"),
+    [
+        ("jpeg", ("jpeg-grain", "hfd-jpeg", "hfd-jpeg-fast"), 4),
+        ("avif", ("avif-grain", "mse-avif", "hfd-avif", "hific-avif"), 5),
+    ],
+)
+def test_decoders_of_other_codecs_are_there_on_their_own_files(base, codecs, count):
     points = Results(GOLDEN).points().query("dataset == 'kodak' and status == 'ok'")
-    rates = points[points.codec == "jpeg"].set_index("point")["bytes"]
-    for codec in ("jpeg-grain", "hfd-jpeg", "hfd-jpeg-fast"):
+    rates = points[points.codec == base].set_index("point")["bytes"]
+    for codec in codecs:
         mine = points[points.codec == codec]
-        assert len(mine) == 4 and all(row.bytes == rates[row.point] for row in mine.itertuples()), codec
+        assert len(mine) == count and all(row.bytes == rates[row.point] for row in mine.itertuples()), codec
 
 
 def test_golden_points_are_of_the_bundled_weights():
