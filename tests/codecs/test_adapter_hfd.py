@@ -82,7 +82,7 @@ def test_cards_state_the_multiply_adds_of_an_evaluation():
                 assert point.macs_per_evaluation == pytest.approx(counted[path], rel=1e-5), card.id
                 coded = cards[card.streams].points[0].macs or 0
                 assert point.macs == coded + point.network_evaluations * point.macs_per_evaluation
-    assert len(counted) == 9
+    assert len(counted) == 10
 
 
 def _macs_of_an_evaluation(weights):
