@@ -110,12 +110,14 @@ def _bases(card: CodecCard, cards: Mapping[str, CodecCard]) -> list[CodecCard]:
     below = card
     while below.base is not None:
         base = _named(below, "base", below.base, cards)
-        where = f'{card.source}: key "base": {card.base}'
         if any(base.id == each.id for each in (card, *bases)):
-            raise UsageError(f"{where} leads back to {base.id}; name a codec that decodes streams")
+            raise UsageError(
+                f'{card.source}: key "base": {card.base} leads back to {base.id}; name a codec that decodes streams'
+            )
         if base.python not in ((), card.python):
             raise UsageError(
-                f'{where} has a Python of its own, in which this one must run, too; copy the "python" of {base.id}'
+                f'{card.source}: key "base": {base.id} has a Python of its own, in which this one must run, too; '
+                'copy its "python"'
             )
         bases.append(base)
         below = base
