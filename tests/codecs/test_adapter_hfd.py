@@ -289,6 +289,14 @@ def test_a_card_names_its_base(files, tmp_path):
             find_cards(CodecCard, [tmp_path])
 
 
+def write_card(place, name, adapter, start, weights, point, options):
+    made_by = [{"file": str(each), "sha256": file_sha256(each)} for each in weights]
+    (place / f"{name}.toml").write_text(
+        f'id = "{name}"\nkind = "diffusion"\nadapter = "hfdbench.codecs.hfd:{adapter}"\n{start}\n'
+        + tomli_w.dumps({"weights": made_by, "points": [{"id": point, "options": options}]})
+    )
+
+
 def test_a_base_may_decode_the_streams_of_another(files, tmp_path):
     """The streams are those of the codec behind it, and what decodes them is part of the identity."""
     place = tmp_path / "codecs"
@@ -303,11 +311,7 @@ def test_a_base_may_decode_the_streams_of_another(files, tmp_path):
 
     def find():
         for name, (adapter, start, names, options) in written.items():
-            made_by = [{"file": str(weights[each]), "sha256": file_sha256(weights[each])} for each in names]
-            (place / f"{name}.toml").write_text(
-                f'id = "{name}"\nkind = "diffusion"\nadapter = "hfdbench.codecs.hfd:{adapter}"\n{start}\n'
-                + tomli_w.dumps({"weights": made_by, "points": [{"id": "q1", "options": options}]})
-            )
+            write_card(place, name, adapter, start, [weights[each] for each in names], "q1", options)
         return find_cards(CodecCard, [tmp_path])["tiny"]
 
     found, image = find(), picture(64, 80)
@@ -330,15 +334,7 @@ def test_a_base_may_have_a_base(files, tmp_path):
     for name, (base, objective, sampling, seed) in made.items():
         (place := tmp_path / f"of {name}" / "codecs").mkdir(parents=True)
         weights = write(decoder(seed=seed), tmp_path / name, objective, base, ("q8",))
-        (place / f"{name}.toml").write_text(
-            f'id = "{name}"\nkind = "diffusion"\nadapter = "hfdbench.codecs.hfd:BaseDecoder"\nbase = "{base}"\n'
-            + tomli_w.dumps(
-                {
-                    "points": [{"id": "q8", "options": {"sampling": sampling}}],
-                    "weights": [{"file": str(weights), "sha256": file_sha256(weights)}],
-                }
-            )
-        )
+        write_card(place, name, "BaseDecoder", f'base = "{base}"', [weights], "q8", {"sampling": sampling})
     roots = [tmp_path / f"of {name}" for name in made]
     cards = find_cards(CodecCard, roots)
     found, image = cards["tiny"], picture(64, 80)
