@@ -98,8 +98,7 @@ def main() -> None:
     model = read_decoder(asked.weights)
     model.module.to(memory_format=torch.channels_last)
     (card,) = choose(CodecCard, [asked.base or model.metadata["base"]])
-    points = [point.id for point in card.points] if asked.base else json.loads(model.metadata["points"])
-    base, rate = pairs.CodecBase(card, (asked.point,)), points.index(asked.point)
+    base, rate = pairs.CodecBase(card, (asked.point,)), json.loads(model.metadata["points"]).index(asked.point)
     found = photos.read_photos(asked.data, PATCH, asked.cache)
     chosen = [k for k, name in enumerate(found.names) if photos.held_out(name, asked.every)]
     if asked.limit:
