@@ -32,7 +32,7 @@ def test_every_decoder_is_there_on_the_streams_of_elic_mse():
 @pytest.mark.parametrize(
     ("base", "codecs", "count"),
     [
-        ("jpeg", ("jpeg-grain", "hfd-jpeg", "hfd-jpeg-fast"), 4),
+        ("jpeg", ("jpeg-grain", "mse-jpeg", "hfd-jpeg", "hfd-jpeg-fast"), 4),
         ("avif", ("avif-grain", "mse-avif", "hfd-avif", "hific-avif"), 5),
     ],
 )
