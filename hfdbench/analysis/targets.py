@@ -64,6 +64,7 @@ def targets(results: Results | Path, dataset: str, first: int = 10) -> list[Verd
         ),
         ("the same: hfd-fast", lambda: _halved(stored, "hfd-fast", "elic-mse")),
         ("the same: hfd-avif", lambda: _halved(stored, "hfd-avif", "avif")),
+        ("hfd-fast: at most 8 evaluations, KID at most 1.1 of hfd's", lambda: _fast(stored)),
         (
             "KID and FID of hfd below plain grain's, FID's interval at the two lowest rates too",
             lambda: _below_grain(stored, "hfd", "elic-grain"),
@@ -171,6 +172,15 @@ def _halved(stored: _Stored, codec: str, base: str) -> list[tuple[str, bool]]:
         ratio, loss = row["kid"] / row["kid_of_b"], row["psnr_db_of_b"] - row["psnr_db"]
         kept = row["kid"] <= 0.5 * row["kid_of_b"] and loss < 3
         lines.append((f"{point}: KID {ratio:.2f} of {base}'s, PSNR {-loss:+.2f} dB", bool(kept)))
+    return lines
+
+
+def _fast(stored: _Stored) -> list[tuple[str, bool]]:
+    lines = []
+    for point, row in stored.both("hfd-fast", "hfd", "kid", "network_evaluations").iterrows():
+        kept = row["kid"] <= 1.1 * row["kid_of_b"] and row["network_evaluations"] <= 8
+        shown = f"{row['network_evaluations']:.0f} evaluations, KID {row['kid'] / row['kid_of_b']:.2f} of hfd's"
+        lines.append((f"{point}: {shown}", bool(kept)))
     return lines
 
 

@@ -15,9 +15,10 @@ GOLDEN = Path(__file__).parents[2] / "results" / "golden" / "kodak"
 
 def by_claim(results, dataset):
     found = targets(results, dataset)
-    assert [each.number for each in found] == list(range(10, 26))
+    assert [each.number for each in found] == list(range(10, 27))
     return {
-        word: next(v for v in found if word in v.claim) for word in ("AVIF", "ELIC's", "lowest rates, PSNR", "grain")
+        word: next(v for v in found if word in v.claim)
+        for word in ("AVIF", "ELIC's", "lowest rates, PSNR", "hfd-fast: ", "grain")
     }
 
 
@@ -61,6 +62,8 @@ def test_golden_results_give_the_known_differences():
     assert better.verdict == "met" and len(better.numbers) >= 4  # above AVIF at every rate
     ratio = points.loc[("hfd", "q1"), "kid"] / points.loc[("elic-mse", "q1"), "kid"]
     assert found["lowest rates, PSNR"].numbers[0].startswith(f"q1: KID {ratio:.2f} of elic-mse's")
+    ratio = points.loc[("hfd-fast", "q1"), "kid"] / points.loc[("hfd", "q1"), "kid"]
+    assert found["hfd-fast: "].numbers[0] == f"q1: 5 evaluations, KID {ratio:.2f} of hfd's"
 
 
 def test_a_point_without_kid_is_named(made, monkeypatch):
