@@ -256,7 +256,7 @@ def test_rendering(out):
     aims = targets(out, "made")
     assert claims_text.render(found, targets=aims).index(claims_text.TARGETS) > text.index("note: FID")
     rows = claims_text.render(found, "markdown", aims).splitlines()
-    assert rows[-1].startswith("| 25 |") and f"## {claims_text.TARGETS}" in rows
+    assert rows[-1].startswith("| 26 |") and f"## {claims_text.TARGETS}" in rows
     assert json.loads(claims_text.render(found, "json", aims))[-1]["verdict"] == "not measured"
     with pytest.raises(UsageError, match="csv"):
         claims_text.render(found, "csv")
