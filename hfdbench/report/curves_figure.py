@@ -26,6 +26,7 @@ WIDTH_IN = {"column": 3.35, "full": 6.9}  # CVPR: 3.25 and 6.875; Elsevier and I
 AXES_IN = {"column": 2.15, "full": 3.2}
 LOWER = 0.62  # height of a further panel, as a share of the first
 LINE_IN = 0.122  # height of one label
+STEP = 2.0  # pixels between the points that stand for a line; labels keep half of it off them
 QUIET_TEXT = "#8C8C8C"
 WARNING = "#A50026"
 
@@ -194,7 +195,7 @@ def _label_marks(axes: Axes, data: FigureData, ink: Mapping[str, Ink]) -> None:
         return
     anchors = [[tuple(mark) for mark in axes.transData.transform(np.column_stack(marks))] for *_, marks in labels]
     inches = [text_in(figure, text, size) for text, size, *_ in labels]
-    sizes = [(figure.dpi * width, figure.dpi * height) for width, height in inches]
+    sizes = [(figure.dpi * width + STEP, figure.dpi * height + STEP) for width, height in inches]
     points = figure.dpi / 72
     room = axes.get_window_extent()
     bounds = (room.x0 + points, room.y0 + points, room.x1 + 3 * points, room.y1 + 4 * points)
@@ -202,7 +203,7 @@ def _label_marks(axes: Axes, data: FigureData, ink: Mapping[str, Ink]) -> None:
     back = figure.transFigure.inverted()
     for (text, size, colour, _), (box, anchor) in zip(labels, placed, strict=True):
         left, bottom, right, top = box
-        x, y = back.transform((left, (bottom + top) / 2))
+        x, y = back.transform((left + STEP / 2, (bottom + top) / 2))
         behind = dict(facecolor="white", alpha=0.7, linewidth=0, pad=0.4)
         figure.text(x, y, text, fontsize=size, color=colour, va="center", gid=f"label-{text}", zorder=8, bbox=behind)
         near = (min(max(anchor[0], left), right), min(max(anchor[1], bottom), top))
@@ -213,17 +214,19 @@ def _label_marks(axes: Axes, data: FigureData, ink: Mapping[str, Ink]) -> None:
 
 def _obstacles(axes: Axes, data: FigureData) -> np.ndarray:
     """Where there is ink: marks and points along lines, in pixels."""
-    step, size = 2.0, axes.figure.dpi / 72
+    size = axes.figure.dpi / 72
     found = [np.empty((0, 2))]
     for arrow in data.arrows:
         start, end = axes.transData.transform([arrow.base, arrow.to])
-        found.append(start + np.linspace(0, 1, max(2, int(np.hypot(*(end - start)) / step)))[:, None] * (end - start))
+        found.append(start + np.linspace(0, 1, max(2, int(np.hypot(*(end - start)) / STEP)))[:, None] * (end - start))
     for drawn in axes.lines:  # curves in the data's coordinates, hair-lines of end labels in those of the axes
         ends = drawn.get_transform().transform(np.column_stack(drawn.get_data(orig=False)).astype(float))
         if drawn.get_linestyle() != "None":
             for a, b in pairwise(ends):
-                count = max(2, int(np.hypot(*(b - a)) / step))
-                found.append(a + np.linspace(0, 1, count)[:, None] * (b - a))
+                count = max(2, int(np.hypot(*(b - a)) / STEP))
+                line = a + np.linspace(0, 1, count)[:, None] * (b - a)
+                # A hair-line would strike a word through: it weighs more than a curve.
+                found += [line] * (4 if drawn.get_transform() is axes.transAxes else 1)
         if drawn.get_marker() not in ("None", None, ""):
             reach = [(dx * size, dy * size) for dx in (-1.6, 0, 1.6) for dy in (-1.6, 0, 1.6)]
             found += [ends + offset for offset in reach] * 2  # a mark weighs more than a line
