@@ -218,19 +218,22 @@ def _obstacles(axes: Axes, data: FigureData) -> np.ndarray:
     found = [np.empty((0, 2))]
     for arrow in data.arrows:
         start, end = axes.transData.transform([arrow.base, arrow.to])
-        found.append(start + np.linspace(0, 1, max(2, int(np.hypot(*(end - start)) / STEP)))[:, None] * (end - start))
+        found.append(_along(start, end))
     for drawn in axes.lines:  # curves in the data's coordinates, hair-lines of end labels in those of the axes
         ends = drawn.get_transform().transform(np.column_stack(drawn.get_data(orig=False)).astype(float))
         if drawn.get_linestyle() != "None":
             for a, b in pairwise(ends):
-                count = max(2, int(np.hypot(*(b - a)) / STEP))
-                line = a + np.linspace(0, 1, count)[:, None] * (b - a)
                 # A hair-line would strike a word through: it weighs more than a curve.
-                found += [line] * (4 if drawn.get_transform() is axes.transAxes else 1)
+                found += [_along(a, b)] * (4 if drawn.get_transform() is axes.transAxes else 1)
         if drawn.get_marker() not in ("None", None, ""):
             reach = [(dx * size, dy * size) for dx in (-1.6, 0, 1.6) for dy in (-1.6, 0, 1.6)]
             found += [ends + offset for offset in reach] * 2  # a mark weighs more than a line
     return np.concatenate(found)
+
+
+def _along(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Points from `a` to `b`, in pixels, STEP apart."""
+    return a + np.linspace(0, 1, max(2, int(np.hypot(*(b - a)) / STEP)))[:, None] * (b - a)
 
 
 def _set_axis(axes: Axes, axis: Axis, name: str) -> None:
